@@ -1,0 +1,72 @@
+"""gradscope: see where and why gradients vanish or explode in a PyTorch network, while it trains.
+
+Names are loaded when first used, so that importing gradscope loads neither torch nor plotly.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from gradscope import checks, figures, lab, runs
+    from gradscope.checks import Finding, NotApplicable, diagnose
+    from gradscope.errors import GradscopeError
+    from gradscope.lab.sweep import sweep
+    from gradscope.metrics import metric
+    from gradscope.probe import Probe, watch
+    from gradscope.runs import Run, Runs, load
+    from gradscope.spec import Band, LayerSpec, MetricSpec
+
+_HOME = {
+    "Band": "gradscope.spec",
+    "Finding": "gradscope.checks",
+    "GradscopeError": "gradscope.errors",
+    "LayerSpec": "gradscope.spec",
+    "MetricSpec": "gradscope.spec",
+    "NotApplicable": "gradscope.checks",
+    "Probe": "gradscope.probe",
+    "Run": "gradscope.runs",
+    "Runs": "gradscope.runs",
+    "diagnose": "gradscope.checks",
+    "load": "gradscope.runs",
+    "metric": "gradscope.metrics",
+    "sweep": "gradscope.lab.sweep",
+    "watch": "gradscope.probe",
+}
+_SUBPACKAGES = ("checks", "figures", "lab", "runs")
+
+__all__ = [
+    "Band",
+    "Finding",
+    "GradscopeError",
+    "LayerSpec",
+    "MetricSpec",
+    "NotApplicable",
+    "Probe",
+    "Run",
+    "Runs",
+    "checks",
+    "diagnose",
+    "figures",
+    "lab",
+    "load",
+    "metric",
+    "runs",
+    "sweep",
+    "watch",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _SUBPACKAGES:
+        return importlib.import_module(f"gradscope.{name}")
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'gradscope' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])
