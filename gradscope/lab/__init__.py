@@ -1,0 +1,36 @@
+"""The laboratory: small networks, real data, initializations, training and sweeps, all with seeds.
+
+Names are loaded when first used: a sweep whose training runs in worker processes needs no torch here.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gradscope.lab import data
+    from gradscope.lab.initialization import initialize
+    from gradscope.lab.models import cnn, mlp
+    from gradscope.lab.training import train
+
+_HOME = {
+    "cnn": "gradscope.lab.models",
+    "initialize": "gradscope.lab.initialization",
+    "mlp": "gradscope.lab.models",
+    "train": "gradscope.lab.training",
+}
+
+__all__ = ["cnn", "data", "initialize", "mlp", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "data":
+        return importlib.import_module("gradscope.lab.data")
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'gradscope.lab' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
