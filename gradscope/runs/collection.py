@@ -1,0 +1,157 @@
+"""Several runs read together: a sweep, or any folder of runs."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import pandas as pd
+
+from gradscope.errors import GradscopeError, RunFormatError, unknown_name
+from gradscope.runs.decay import Decay
+from gradscope.runs.description import jsonable
+from gradscope.runs.format import DESCRIPTION
+from gradscope.runs.run import Run
+from gradscope.runs.store import Store
+
+LEVELS = 3
+"""How many levels of folders are searched for runs."""
+_OWN = ("name", "decay", "decay_low", "decay_high", "decades", "status", "final_loss")
+
+
+class Runs:
+    """Runs by name, in order of name; a name is the run's folder relative to the folder that was loaded.
+
+    Attributes:
+        path: The folder that was loaded.
+        broken: Runs that could not be read, by name, with the error that names the file.
+    """
+
+    def __init__(
+        self, path: str, runs: dict[str, Run], broken: dict[str, RunFormatError] | None = None
+    ) -> None:
+        self.path = path
+        self.broken = broken or {}
+        self._runs = runs
+
+    def __iter__(self) -> Iterator[Run]:
+        return iter(self._runs.values())
+
+    def __len__(self) -> int:
+        return len(self._runs)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._runs
+
+    def __getitem__(self, name: str) -> Run:
+        if name not in self._runs:
+            raise unknown_name("run", name, self._runs)
+        return self._runs[name]
+
+    def __repr__(self) -> str:
+        return f"<Runs {self.path!r}: {len(self)}>"
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the runs, in order."""
+        return list(self._runs)
+
+    def items(self) -> Iterable[tuple[str, Run]]:
+        """Return pairs of name and run."""
+        return self._runs.items()
+
+    def select(self, **config: Any) -> Runs:
+        """Keep the runs whose configuration has these values; a list accepts any of its entries.
+
+        Raises:
+            UnknownNameError: No run has such a key.
+        """
+        known = {key: None for run in self for key in run.config}
+        for key in config:
+            if key not in known:
+                raise unknown_name("configuration key", key, known)
+        chosen = {name: run for name, run in self.items() if _matches(run.config, jsonable(config))}
+        return Runs(self.path, chosen)
+
+    def table(self) -> pd.DataFrame:
+        """Return one row per run: name, each key of config, decay at the first recorded step, status, final loss.
+
+        `decay`, `decay_low`, `decay_high` are factors per layer, `decades` is log10 of the total; NaN where not
+        recorded. `final_loss` is the last value of the scalar ``loss``. A key of config that is called like one of
+        these columns is shown as ``config.<key>``.
+        """
+        return pd.DataFrame([_row(name, run) for name, run in self.items()])
+
+    def refresh(self) -> bool:
+        """Look for new runs, and for what the known ones have gained; True when anything is new."""
+        grown = [run.refresh() for run in self]
+        found = find(Store(self.path))
+        new = [name for name in found if name not in self._runs and name not in self.broken]
+        runs, broken = read_all(self.path, new)
+        self.broken |= broken
+        self._runs = dict(sorted((self._runs | runs).items()))
+        return bool(runs) or bool(broken) or any(grown)
+
+
+def find(store: Store, levels: int = LEVELS, prefix: str = "") -> list[str]:
+    """Return the names of the runs below a folder; a run's own folder is not searched further."""
+    found: list[str] = []
+    for name in store.names(folders=True):
+        inner = store.child(name)
+        if inner.is_file(DESCRIPTION):
+            found.append(prefix + name)
+        elif levels > 1:
+            found += find(inner, levels - 1, f"{prefix}{name}/")
+    return found
+
+
+def read_all(path: str, names: Iterable[str]) -> tuple[dict[str, Run], dict[str, RunFormatError]]:
+    """Read the runs of a folder; one that cannot be read is warned of and kept apart, the others are there."""
+    runs: dict[str, Run] = {}
+    broken: dict[str, RunFormatError] = {}
+    store = Store(path)
+    for name in names:
+        try:
+            runs[name] = Run(store.shown(name))
+        except RunFormatError as error:
+            warnings.warn(f"left out a run that cannot be read: {error}", UserWarning, stacklevel=4)
+            broken[name] = error
+    return runs, broken
+
+
+def _matches(config: dict[str, Any], wanted: dict[str, Any]) -> bool:
+    def fits(given: Any, choice: Any) -> bool:
+        return given == choice or (isinstance(choice, list) and given in choice)
+
+    return all(key in config and fits(config[key], choice) for key, choice in wanted.items())
+
+
+def _row(name: str, run: Run) -> dict[str, Any]:
+    config = {(f"config.{key}" if key in _OWN else key): value for key, value in run.config.items()}
+    decay = _decay(run)
+    return {
+        "name": name,
+        **config,
+        "decay": decay.rate,
+        "decay_low": decay.low,
+        "decay_high": decay.high,
+        "decades": decay.decades,
+        "status": run.status,
+        "final_loss": _final_loss(run),
+    }
+
+
+def _decay(run: Run) -> Decay:
+    try:
+        return run.decay()
+    except RunFormatError:
+        raise
+    except GradscopeError:  # no layers, or no such metric, or nothing recorded yet
+        return Decay(math.nan, math.nan, math.nan, math.nan, 0)
+
+
+def _final_loss(run: Run) -> float:
+    losses = run.scalars.query("name == 'loss'")["value"]
+    return float(losses.iloc[-1]) if len(losses) else math.nan

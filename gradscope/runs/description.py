@@ -1,0 +1,115 @@
+"""run.json: what a run says of itself, and whether its writer still lives."""
+
+from __future__ import annotations
+
+import json
+import math
+import socket
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from gradscope.errors import RunFormatError
+from gradscope.runs.format import DESCRIPTION, FORMAT_VERSION
+from gradscope.runs.process import Process
+from gradscope.runs.store import Store
+from gradscope.spec import LayerSpec, MetricSpec, known_fields
+
+SILENCE = 600.0
+"""Seconds without a heartbeat after which a writer on another host is taken for dead."""
+
+
+@dataclass(frozen=True)
+class Description:
+    """Content of run.json. Times are seconds since 1970; `end` is None while the run is open."""
+
+    name: str
+    metrics: tuple[MetricSpec, ...]
+    layers: tuple[LayerSpec, ...] = ()
+    status: str = "running"
+    error: str | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    every: int = 1
+    next_step: int = 0
+    host: str = ""
+    pid: int = 0
+    pid_started: int | None = None
+    start: float = 0.0
+    heartbeat: float = 0.0
+    end: float | None = None
+    version: str = ""
+
+    def to_bytes(self) -> bytes:
+        """Return the text of run.json: strict JSON, so NaN and infinity inside config become strings."""
+        content = {"format": FORMAT_VERSION} | jsonable(asdict(self))
+        return json.dumps(content, indent=1, allow_nan=False).encode()
+
+    def judged(self) -> str:
+        """Return the status, with `interrupted` for a run whose writer died without closing it."""
+        if self.status != "running":
+            return self.status
+        alive = Process(self.pid, self.pid_started).alive() if self.host == socket.gethostname() else None
+        if alive is None:
+            alive = time.time() - self.heartbeat <= SILENCE
+        return "running" if alive else "interrupted"
+
+
+def read_description(store: Store) -> Description:
+    """Read run.json of a run's folder.
+
+    Raises:
+        RunFormatError: It is missing, is no JSON, is not of gradscope, or is of a later format; names the file.
+    """
+    try:
+        data = store.read(DESCRIPTION)
+    except FileNotFoundError:
+        raise RunFormatError(f"{store.shown()!r} holds no run: it has no {DESCRIPTION}") from None
+    return parse_description(data, store.shown(DESCRIPTION))
+
+
+def parse_description(data: bytes, where: str) -> Description:
+    """Parse the bytes of run.json; `where` names the file in errors."""
+    try:
+        content = json.loads(data)
+    except ValueError as error:
+        raise RunFormatError(f"{where} is not valid JSON: {error}") from None
+    if not isinstance(content, dict) or not isinstance(content.get("format"), int):
+        raise RunFormatError(f"{where} is not the description of a gradscope run: it has no number 'format'")
+    if content["format"] > FORMAT_VERSION:
+        raise RunFormatError(
+            f"{where} is of format {content['format']}; this gradscope reads up to {FORMAT_VERSION}: upgrade it"
+        )
+    try:
+        return _from_content(content)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise RunFormatError(f"{where} is damaged: {type(error).__name__}: {error}") from None
+
+
+def _from_content(content: Mapping[str, Any]) -> Description:
+    known = known_fields(Description, content)
+    known["metrics"] = tuple(MetricSpec.from_json(one) for one in known["metrics"])
+    known["layers"] = tuple(LayerSpec.from_json(one) for one in known.get("layers", ()))
+    return Description(**known)
+
+
+def jsonable(value: Any) -> Any:
+    """Turn any value into strict JSON types; what JSON cannot hold becomes its `str()`.
+
+    >>> jsonable({"lr": np.float32(0.5), "betas": (0.9, float("inf")), 3: {1}})
+    {'lr': 0.5, 'betas': [0.9, 'inf'], '3': '{1}'}
+    """
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): jsonable(one) for key, one in value.items()}
+    if isinstance(value, list | tuple | range):
+        return [jsonable(one) for one in value]
+    return str(value)

@@ -1,0 +1,61 @@
+"""The ledger: which factor takes the gradient's norm down, layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+REQUIRED = ("output_grad_norm", "input_grad_norm", "next_input_grad_norm")
+SHARE = "input_share"
+
+
+def ledger(trunk: Sequence[int], profiles: Mapping[str, pd.Series[float]]) -> pd.DataFrame:
+    """Split the ratio of the gradient's norms along the trunk into factors.
+
+    With z_l the output of layer l of the trunk, a_l what its successor takes in, and "own" what layer l sends back
+    through its own weights::
+
+        weight_gain_l     = |own contribution of l to dL/da_(l-1)| / |dL/dz_l|
+        activation_gain_l = |dL/dz_l| / |dL/da_l|
+        path_gain_l       = |dL/da_(l-1)| / |own contribution of l|      1 where nothing else contributes
+
+        |dL/dz_(l-1)| / |dL/dz_l| = activation_gain_(l-1) * path_gain_l * weight_gain_l          exact
+
+    so that along a chain |dL/dz_1| / |dL/dz_L| is the product of the weight gains from 2 to L and the activation
+    gains from 1 to L-1. `share` is <own, total> / |total|^2 of the input gradient, `other_share` the rest (skips,
+    branches); they are not factors.
+
+    Args:
+        trunk: Depths from first layer to head.
+        profiles: By metric, values over depth: output_grad_norm, input_grad_norm, next_input_grad_norm, and
+            input_share where recorded.
+
+    Returns:
+        One row per depth of the trunk: weight_gain, activation_gain, path_gain, share, other_share, log10 of each
+        gain, and `cumulative`: log10 of |dL/dz_l| / |dL/dz_L| rebuilt from the factors alone, 0 at the head. NaN
+        where a factor is undefined: 0/0, not recorded, the weight gain of a first layer whose input needs no
+        gradient. A gain of 0 has the logarithm -inf.
+    """
+    index = pd.Index(trunk, name="depth", dtype=np.int64)
+    output, own, total = (profiles[name].reindex(index).to_numpy(np.float64) for name in REQUIRED)
+    nan = np.full(min(1, len(index)), np.nan)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        gains = {
+            "weight_gain": own / output,
+            "activation_gain": output / total,
+            "path_gain": np.concatenate([nan, total[:-1] / own[1:]]),
+        }
+        logs = {f"log10_{name}": np.log10(gain) for name, gain in gains.items()}
+        steps = (logs["log10_activation_gain"][:-1] + logs["log10_path_gain"][1:]) + logs[
+            "log10_weight_gain"
+        ][1:]
+        rebuilt = np.concatenate([np.cumsum(steps[::-1])[::-1], np.zeros(min(1, len(index)))])
+    share = (
+        profiles[SHARE].reindex(index).to_numpy(np.float64)
+        if SHARE in profiles
+        else np.full(len(index), np.nan)
+    )
+    shares = {"share": share, "other_share": 1.0 - share}
+    return pd.DataFrame({**gains, **shares, **logs, "cumulative": rebuilt}, index=index)

@@ -1,0 +1,262 @@
+"""A recorded run, as its readers see it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from gradscope.errors import InvalidValueError, unknown_name
+from gradscope.runs import decay, ledger
+from gradscope.runs.columns import Column, column
+from gradscope.runs.description import Description, parse_description, read_description
+from gradscope.runs.format import DESCRIPTION, TABLES, schema_of
+from gradscope.runs.graph import trunk
+from gradscope.runs.store import Store
+from gradscope.runs.tables import TableReader
+from gradscope.spec import LayerSpec, MetricSpec
+
+REMEMBERED = 8
+"""Metrics whose sorted values a run keeps at hand between refreshes."""
+
+
+class Run:
+    """A run on disk: what it was, and its rows as tables.
+
+    Columns are read when asked for, only those asked for, and once. What a live run has gained since shows after
+    `refresh`. Where several ranks recorded, rank 0 is shown unless `rank=` says otherwise.
+
+    Attributes:
+        path: Folder of the run, as given.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._store = Store(path)
+        self._description = read_description(self._store)
+        self._raw = self._store.read(DESCRIPTION)
+        self._tables = {
+            name: TableReader(self._store, name, schema_of(name, self._description.metrics))
+            for name in TABLES
+        }
+        self._columns: dict[tuple[str, int], Column] = {}
+
+    def __repr__(self) -> str:
+        return f"<Run {self.name!r}: {self.status}, {len(self.specs)} layers, {len(self.metrics)} metrics>"
+
+    @property
+    def name(self) -> str:
+        """What tables and figures call the run."""
+        return self._description.name
+
+    @property
+    def status(self) -> str:
+        """`running`, `finished`, `failed`, or `interrupted`: its writer died without closing it."""
+        return self._description.judged()
+
+    @property
+    def error(self) -> str | None:
+        """What ended a failed run."""
+        return self._description.error
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What tells this run from others, as recorded."""
+        return dict(self._description.config)
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """Versions, device and the like, as recorded."""
+        return dict(self._description.environment)
+
+    @property
+    def every(self) -> int:
+        """A step was recorded if it is a multiple of this."""
+        return self._description.every
+
+    @property
+    def metrics(self) -> dict[str, MetricSpec]:
+        """The recorded metrics by name."""
+        return {one.name: one for one in self._description.metrics}
+
+    @property
+    def specs(self) -> tuple[LayerSpec, ...]:
+        """The layer calls in depth order."""
+        return tuple(sorted(self._description.layers, key=lambda one: one.depth))
+
+    @property
+    def layers(self) -> pd.DataFrame:
+        """The layer calls in depth order: depth, layer, call, parents (depths), kind, activation, ..., id."""
+        depths = {one.id: one.depth for one in self.specs}
+        names = ["depth", "layer", "call", "parents", "kind", "activation", "norm"]
+        names += ["fan_in", "fan_out", "parameters", "id"]
+        rows = [one.to_json() | {"parents": _parents(one, depths)} for one in self.specs]
+        return pd.DataFrame(rows, columns=pd.Index(names))
+
+    @property
+    def trunk(self) -> tuple[int, ...]:
+        """Depths of the longest path of layers that ends at the last one, from first layer to head."""
+        depths = {one.id: one.depth for one in self.specs}
+        return trunk({one.depth: _parents(one, depths) for one in self.specs})
+
+    def steps(self, metric: str | None = None, *, rank: int = 0) -> list[int]:
+        """Return the recorded steps, or those on which a metric has any value."""
+        if metric is not None:
+            return [int(step) for step in self._column(metric, rank).steps]
+        table = self._tables["layers"].columns(["step", "rank"])
+        step = np.asarray(table["step"])[np.asarray(table["rank"]) == rank]
+        return [int(one) for one in np.unique(step)]
+
+    def rows(self, metric: str, *, rank: int = 0) -> pd.DataFrame:
+        """Return the tidy view of a metric: step, depth, layer, metric, value.
+
+        Absent values have no row; NaN and infinity were recorded as such.
+
+        Raises:
+            UnknownNameError: The run has no such metric.
+        """
+        return self._column(metric, rank).rows({one.depth: one for one in self.specs})
+
+    def frame(self, metric: str, *, rank: int = 0) -> pd.DataFrame:
+        """Return a metric as a table: index `step`, one column per `depth` that has any value, NaN where absent."""
+        return self._column(metric, rank).frame()
+
+    def profile(self, metric: str, step: int | None = None, *, rank: int = 0) -> pd.Series[float]:
+        """Return a metric over depth at one step; None is the first step at which it was recorded.
+
+        Layers without a value at that step are left out; NaN and infinity were recorded as such.
+
+        Raises:
+            UnknownNameError: The run has no such metric.
+            InvalidValueError: The step is not recorded; the message names its neighbours.
+        """
+        return self._column(metric, rank).profile(step)
+
+    def ledger(self, step: int | None = None, *, rank: int = 0) -> pd.DataFrame:
+        """Split the gradient's way from head to first layer into factors; see `gradscope.runs.ledger`."""
+        if step is None:
+            step = self._first_step("output_grad_norm", rank)
+        profiles = {name: self._column(name, rank).profile(step) for name in ledger.REQUIRED}
+        if ledger.SHARE in self.metrics and step in self._column(ledger.SHARE, rank).steps:
+            profiles[ledger.SHARE] = self.profile(ledger.SHARE, step, rank=rank)
+        return ledger.ledger(self.trunk, profiles)
+
+    def decay(self, step: int | None = None, head: bool = False, *, rank: int = 0) -> decay.Decay:
+        """Return the factor per layer of the gradient's norm at one step; see `gradscope.runs.decay`.
+
+        Args:
+            step: None is the first recorded step.
+            head: Include the last layer of the trunk.
+            rank: Process whose rows to use.
+
+        Raises:
+            UnknownNameError: The run did not record ``output_grad_norm``.
+            InvalidValueError: The step is not recorded, or the run has no layers yet.
+        """
+        path = self.trunk
+        if not path:
+            raise InvalidValueError(f"run {self.name!r} has recorded no layers")
+        profile = self.profile("output_grad_norm", step, rank=rank)
+        return decay.decay(path if head else path[:-1], profile)
+
+    @property
+    def scalars(self) -> pd.DataFrame:
+        """Scalars in step order: step, name, value."""
+        frame = self._small("scalars")
+        return frame[frame["rank"] == 0].drop(columns="rank").reset_index(drop=True)
+
+    def final(self, scalar: str) -> float:
+        """Return the last value of a scalar, such as the loss."""
+        frame = self.scalars
+        found = frame.loc[frame["name"] == scalar, "value"]
+        if found.empty:
+            raise unknown_name("scalar", scalar, frame["name"].unique())
+        return float(found.iloc[-1])
+
+    @property
+    def events(self) -> pd.DataFrame:
+        """Events of all ranks in step order: step, rank, time (seconds since 1970), kind, text."""
+        return self._small("events")
+
+    @property
+    def coverage(self) -> pd.DataFrame:
+        """What recording missed or could not do, of all ranks: step, rank, layer, code, expected, fired, text."""
+        return self._small("coverage")
+
+    @property
+    def histograms(self) -> pd.DataFrame:
+        """Histograms by signed powers of two: step, rank, depth, layer, quantity, lowest, positive, negative, ..."""
+        return self._placed(self._small("histograms"))
+
+    @property
+    def units(self) -> pd.DataFrame:
+        """Units of activation functions: step, rank, depth, layer, unit, samples, flat_fraction, dead."""
+        return self._placed(self._small("units"))
+
+    def refresh(self) -> bool:
+        """Look for what a live run has gained; True when anything is new. Cheap: lists names, reads run.json."""
+        raw = self._store.read(DESCRIPTION)
+        before = _gist(self._description)
+        if raw != self._raw:
+            self._description = parse_description(raw, self._store.shown(DESCRIPTION))
+            self._raw = raw
+            self.__dict__.pop("_status", None)
+        grown = [table.refresh() for table in self._tables.values()]
+        after = _gist(self._description)
+        new = any(grown) or before[1:] != after[1:] or self._seen != after[0]
+        self.__dict__["_seen"] = after[0]
+        if new:
+            self._columns.clear()
+        return new
+
+    @cached_property
+    def _seen(self) -> str:
+        return self.status
+
+    def _first_step(self, metric: str, rank: int) -> int | None:
+        steps = self._column(metric, rank).steps
+        return int(steps[0]) if len(steps) else None
+
+    def _column(self, metric: str, rank: int) -> Column:
+        if metric not in self.metrics:
+            raise unknown_name("metric", metric, self.metrics)
+        if (metric, rank) not in self._columns:
+            table = self._tables["layers"].columns(["step", "rank", "id", metric])
+            while len(self._columns) >= REMEMBERED:
+                self._columns.pop(next(iter(self._columns)))
+            layers = {one.id: one for one in self._description.layers}
+            self._columns[metric, rank] = column(metric, table, layers, rank)
+        return self._columns[metric, rank]
+
+    def _small(self, table: str) -> pd.DataFrame:
+        columns = self._tables[table].columns(schema_of(table).names)
+        frame = pd.DataFrame({name: one.to_pandas() for name, one in columns.items()})
+        return frame.sort_values("step", kind="stable", ignore_index=True)
+
+    def _placed(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """Replace the id of a layer call by its depth and layer."""
+        known = {one.id: one for one in self._description.layers}
+        frame = frame[frame["id"].isin(list(known))].reset_index(drop=True)
+        ids = frame.pop("id")
+        frame.insert(2, "depth", [known[one].depth for one in ids])
+        frame.insert(3, "layer", [known[one].layer for one in ids])
+        return frame
+
+
+def _parents(layer: LayerSpec, depths: dict[int, int]) -> Sequence[int]:
+    return sorted(depths[one] for one in layer.parents if one in depths)
+
+
+def _gist(description: Description) -> tuple[Any, ...]:
+    """Return what counts as news in a description: all but the heartbeat."""
+    return (
+        description.judged(),
+        description.error,
+        description.name,
+        description.config,
+        description.layers,
+        description.every,
+    )

@@ -1,0 +1,102 @@
+"""Read the parts of a table of a run, column by column, while the run may still be growing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from gradscope.errors import RunFormatError
+from gradscope.runs.format import Part, parse_part, visible
+from gradscope.runs.store import Store
+
+ATTEMPTS = 20
+"""How often a listing is repeated when its parts are compacted away before they are read."""
+
+
+class TableReader:
+    """The parts of one table: lists them, reads the columns asked for, remembers what it has read.
+
+    A column once read is read again only from new parts. Parts that the writer has merged meanwhile are not
+    read again either: what was read from the small ones is what the large one holds, in the same order.
+    """
+
+    def __init__(self, store: Store, table: str, schema: pa.Schema) -> None:
+        self._store = store
+        self._table = table
+        self._schema = schema
+        self._parts: list[Part] | None = None
+        self._read: dict[str, dict[Part, pa.ChunkedArray]] = {}
+
+    def refresh(self) -> bool:
+        """List the parts again; True when rows have come that the last listing did not have."""
+        before = _reach(self._parts or [])
+        self._list()
+        return _reach(self._parts or []) != before
+
+    def columns(self, names: Sequence[str]) -> dict[str, pa.ChunkedArray]:
+        """Return columns of equal length, over all parts of the last listing, nulls kept.
+
+        Raises:
+            RunFormatError: A part cannot be read or lacks a column; the message names the file.
+        """
+        for _ in range(ATTEMPTS):
+            try:
+                parts = self._parts if self._parts is not None else self._list()
+                for part in parts:
+                    self._ensure(part, names)
+                return {name: self._joined(name, parts) for name in names}
+            except FileNotFoundError:  # merged by its writer since it was listed
+                self._parts = None
+        raise RunFormatError(f"{self._store.shown(self._table)}: parts vanish faster than they can be read")
+
+    def _list(self) -> list[Part]:
+        found = (parse_part(name) for name in self._store.names(self._table))
+        self._parts = visible(part for part in found if part is not None)
+        return self._parts
+
+    def _ensure(self, part: Part, names: Sequence[str]) -> None:
+        missing = [name for name in names if not self._known(name, part)]
+        if not missing:
+            return
+        table = self._load(part, missing)
+        for name in missing:
+            self._read[name][part] = table.column(name)
+
+    def _known(self, name: str, part: Part) -> bool:
+        read = self._read.setdefault(name, {})
+        if part in read:
+            return True
+        pieces = [one for one in sorted(read) if part.covers(one)]
+        whole = bool(pieces) and sum(one.last - one.first + 1 for one in pieces) == part.last - part.first + 1
+        chunks = [chunk for one in pieces for chunk in read.pop(one).chunks]
+        if whole:
+            read[part] = pa.chunked_array([pa.concat_arrays(chunks)])
+        return whole
+
+    def _load(self, part: Part, names: list[str]) -> Any:
+        where = f"{self._table}/{part.filename}"
+        try:
+            with self._store.parquet(where) as file:
+                table = file.read(columns=names)
+        except FileNotFoundError:
+            raise
+        except (pa.ArrowException, OSError) as error:
+            raise RunFormatError(f"{self._store.shown(where)} is not a readable part: {error}") from None
+        absent = [name for name in names if name not in table.column_names]
+        if absent:
+            raise RunFormatError(f"{self._store.shown(where)} has no column {absent[0]!r}")
+        return table
+
+    def _joined(self, name: str, parts: Sequence[Part]) -> pa.ChunkedArray:
+        chunks = [chunk for part in parts for chunk in self._read[name][part].chunks]
+        return pa.chunked_array(chunks, type=self._schema.field(name).type)
+
+
+def _reach(parts: Sequence[Part]) -> dict[str, int]:
+    """Return the last number of every writer: it moves with new rows, not with compaction."""
+    reach: dict[str, int] = {}
+    for part in parts:
+        reach[part.writer] = max(part.last, reach.get(part.writer, -1))
+    return reach

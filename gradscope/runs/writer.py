@@ -1,0 +1,228 @@
+"""Write a run while training goes on."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from gradscope import __version__
+from gradscope.errors import InvalidValueError, RunExistsError
+from gradscope.runs.buffer import LayerBuffer
+from gradscope.runs.description import Description, jsonable, read_description
+from gradscope.runs.format import DESCRIPTION, TABLES, schema_of
+from gradscope.runs.parts import PartWriter
+from gradscope.runs.process import Process
+from gradscope.runs.store import Store
+from gradscope.runs.tables import TableReader
+from gradscope.spec import LayerSpec, MetricSpec
+
+HEARTBEAT = 5.0
+"""Least seconds between two rewritings of run.json that only renew the heartbeat."""
+
+
+class Writer:
+    """Appends rows to a run; everything a `flush` has returned from survives the death of the process.
+
+    Rows gather in memory and are written at the latest `flush_seconds` after the last flush, at the end of a
+    recorded step. Only rank 0 writes run.json; the other ranks write parts of their own names beside its own.
+
+    Args:
+        path: Folder of the run, on disk or anywhere fsspec reaches (``memory://``, ``s3://``).
+        metrics: The metrics, in the order of the columns of `rows`; fixed for the life of the run.
+        config: What tells this run from others; values that JSON cannot hold are kept as their `str()`.
+        environment: Versions, device and the like.
+        name: What tables and figures call the run; the last part of the path by default.
+        every: A step is recorded if it is a multiple of this.
+        resume: Continue the run that the folder holds, where it holds one.
+        rank: Number of the process in a distributed training.
+        flush_seconds: Longest time between two flushes, as long as steps are recorded.
+        flush_values: Number of buffered values that forces a flush.
+
+    Raises:
+        RunExistsError: The folder holds a run and `resume` is False.
+        InvalidValueError: The run to resume has other metrics.
+        RunFormatError: The run.json to resume from cannot be read.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        metrics: Sequence[MetricSpec],
+        config: Mapping[str, Any] | None = None,
+        environment: Mapping[str, Any] | None = None,
+        name: str | None = None,
+        every: int = 1,
+        resume: bool = False,
+        rank: int = 0,
+        flush_seconds: float = 1.0,
+        flush_values: int = 2_000_000,
+    ) -> None:
+        self.path = path
+        self._store = Store(path)
+        self._rank = rank
+        self._flush_seconds = flush_seconds
+        self._flush_values = flush_values
+        writer = f"r{rank}x{secrets.token_hex(4)}"
+        self._parts = {
+            table: PartWriter(self._store, table, schema_of(table, metrics), writer) for table in TABLES
+        }
+        self._buffer = LayerBuffer(metrics, rank)
+        self._waiting: dict[str, list[dict[str, Any]]] = {table: [] for table in TABLES if table != "layers"}
+        fresh = Description(
+            name=name or self._store.shown().rsplit("/", 1)[-1],
+            metrics=tuple(metrics),
+            config=jsonable(config or {}),
+            environment=jsonable(environment or {}),
+            every=every,
+            start=time.time(),
+        )
+        self._description = _signed(self._continued(fresh) if resume else fresh)
+        self.next_step = self._description.next_step
+        self._open(resume)
+        self._dirty = self._closed = False
+        self._last_flush = self._last_beat = time.monotonic()
+
+    @property
+    def layers(self) -> tuple[LayerSpec, ...]:
+        """The layer table as last described."""
+        return self._description.layers
+
+    def describe(self, layers: Sequence[LayerSpec]) -> None:
+        """Replace the layer table; it is written with the next flush, before the rows that refer to it."""
+        self._description = replace(self._description, layers=tuple(layers))
+        self._dirty = True
+
+    def rows(
+        self,
+        step: int,
+        ids: NDArray[np.int32],
+        values: NDArray[np.float64],
+        present: NDArray[np.bool_],
+        *,
+        skipped: bool = False,
+    ) -> None:
+        """Add the rows of a recorded step.
+
+        Args:
+            step: Number of the step.
+            ids: Ids of the layer calls, shape (calls,).
+            values: Shape (calls, metrics), metrics in the order given at opening; NaN and infinity are kept.
+            present: Same shape; False stores null, whatever the value is.
+            skipped: The optimizer did not take this step.
+        """
+        self._buffer.add(step, ids, values, present, skipped)
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Add scalars of a step, such as the loss."""
+        self.append(
+            "scalars", [{"step": step, "name": key, "value": float(one)} for key, one in values.items()]
+        )
+
+    def event(self, step: int, text: str, kind: str = "user") -> None:
+        """Add a remark that belongs to a step."""
+        self.append("events", [{"step": step, "time": time.time(), "kind": kind, "text": text}])
+
+    def append(self, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Add rows to one of the small tables, each a dict with the columns of its schema; rank is added."""
+        self._waiting[table].extend({**row, "rank": self._rank} for row in rows)
+
+    def tick(self) -> None:
+        """End a recorded step: flush if it is time to, else only read the clock."""
+        due = time.monotonic() - self._last_flush >= self._flush_seconds
+        if due or self._buffer.values >= self._flush_values:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write everything gathered so far; once it returns, the death of the process loses none of it."""
+        now = time.monotonic()
+        if self._dirty or now - self._last_beat >= HEARTBEAT:
+            self._describe_self()
+        if len(self._buffer):
+            self._parts["layers"].write(self._buffer.table())
+            self._buffer.clear()
+        for table, rows in self._waiting.items():
+            if rows:
+                self._parts[table].write(pa.Table.from_pylist(rows, schema=schema_of(table)))
+                rows.clear()
+        self._last_flush = time.monotonic()
+
+    def close(self, status: str = "finished", error: str | None = None) -> None:
+        """Flush, and write how the run ended; closing again does nothing."""
+        if self._closed:
+            return
+        self.flush()
+        self._description = replace(self._description, status=status, error=error, end=time.time())
+        self._describe_self()
+        self._closed = True
+
+    def _continued(self, fresh: Description) -> Description:
+        if not self._store.is_file(DESCRIPTION):
+            return fresh
+        stored = read_description(self._store)
+        _same_metrics(stored, fresh, self.path)
+        last = max((_last_step(self._store, table) for table in ("layers", "scalars")), default=-1)
+        return replace(
+            stored,
+            config={**stored.config, **fresh.config},
+            environment={**stored.environment, **fresh.environment},
+            every=fresh.every,
+            next_step=max(stored.next_step, last + 1),
+            status="running",
+            error=None,
+            end=None,
+        )
+
+    def _open(self, resume: bool) -> None:
+        if self._rank != 0:
+            return
+        data = self._description.to_bytes()
+        if resume:
+            self._store.write(DESCRIPTION, data)
+        elif not self._store.create(DESCRIPTION, data):
+            raise RunExistsError(f"{self.path!r} already holds a run; choose another folder, or resume=True")
+
+    def _describe_self(self) -> None:
+        self._last_beat = time.monotonic()
+        self._dirty = False
+        if self._rank == 0:
+            described = replace(self._description, next_step=self.next_step, heartbeat=time.time())
+            self._store.write(DESCRIPTION, described.to_bytes())
+
+
+def _signed(description: Description) -> Description:
+    me = Process.this()
+    return replace(
+        description,
+        host=socket.gethostname(),
+        pid=me.pid,
+        pid_started=me.started,
+        heartbeat=time.time(),
+        version=__version__,
+    )
+
+
+def _same_metrics(stored: Description, given: Description, path: str) -> None:
+    old, new = ({one.name for one in description.metrics} for description in (stored, given))
+    changes = [f"without {name!r}" for name in sorted(old - new)] + [
+        f"with {name!r}" for name in sorted(new - old)
+    ]
+    if not changes and [one.name for one in stored.metrics] != [one.name for one in given.metrics]:
+        changes = ["in another order"]
+    if changes:
+        raise InvalidValueError(
+            f"{path!r} was recorded with other metrics, which are fixed when a run opens; now: {', '.join(changes)}"
+        )
+
+
+def _last_step(store: Store, table: str) -> int:
+    steps = TableReader(store, table, schema_of(table)).columns(["step"])["step"]
+    return max((chunk.to_numpy().max() for chunk in steps.chunks if len(chunk)), default=-1)
