@@ -87,8 +87,8 @@ class LayerBuffer:
 
     def _grow(self, rows: int) -> None:
         size = self._size
-        old = (self._step, self._id, self._skipped, self._values, self._present)
-        self._reserve(max(rows, 2 * len(self._step)))
-        new = (self._step, self._id, self._skipped, self._values, self._present)
-        for target, source in zip(new, old, strict=True):
-            target[..., :size] = source[..., :size]
+        step, id_, skipped = self._step, self._id, self._skipped
+        values, present = self._values, self._present
+        self._reserve(max(rows, 2 * len(step)))
+        self._step[:size], self._id[:size], self._skipped[:size] = step[:size], id_[:size], skipped[:size]
+        self._values[:, :size], self._present[:, :size] = values[:, :size], present[:, :size]

@@ -76,11 +76,11 @@ class Runs:
         return Runs(self.path, chosen)
 
     def table(self) -> pd.DataFrame:
-        """Return one row per run: name, each key of config, decay at the first recorded step, status, final loss.
+        """Return one row per run: name, each key of config, decay at the first recorded step, status, loss.
 
-        `decay`, `decay_low`, `decay_high` are factors per layer, `decades` is log10 of the total; NaN where not
-        recorded. `final_loss` is the last value of the scalar ``loss``. A key of config that is called like one of
-        these columns is shown as ``config.<key>``.
+        `decay`, `decay_low`, `decay_high` are factors per layer, `decades` is log10 of the total; NaN where
+        not recorded. `final_loss` is the last value of the scalar ``loss``. A key of config that is called
+        like one of these columns is shown as ``config.<key>``.
         """
         return pd.DataFrame([_row(name, run) for name, run in self.items()])
 
@@ -108,7 +108,7 @@ def find(store: Store, levels: int = LEVELS, prefix: str = "") -> list[str]:
 
 
 def read_all(path: str, names: Iterable[str]) -> tuple[dict[str, Run], dict[str, RunFormatError]]:
-    """Read the runs of a folder; one that cannot be read is warned of and kept apart, the others are there."""
+    """Read the runs of a folder; one that cannot be read is warned of and kept apart."""
     runs: dict[str, Run] = {}
     broken: dict[str, RunFormatError] = {}
     store = Store(path)

@@ -17,7 +17,7 @@ from gradscope.spec import LayerSpec
 
 @dataclass(frozen=True)
 class Column:
-    """The recorded values of a metric, by step and then depth; absent ones are left out, NaN and infinity stay."""
+    """The recorded values of a metric by step, then depth: absent ones left out, NaN and infinity kept."""
 
     metric: str
     step: NDArray[np.int64]
@@ -40,8 +40,8 @@ class Column:
             {
                 "step": self.step,
                 "depth": self.depth.astype(np.int64),
-                "layer": pd.Categorical.from_codes(codes[self.depth], categories=names),  # type: ignore[arg-type]
-                "metric": pd.Categorical.from_codes(of_metric, categories=[self.metric]),  # type: ignore[arg-type]
+                "layer": pd.Categorical.from_codes(codes[self.depth], categories=pd.Index(names)),
+                "metric": pd.Categorical.from_codes(of_metric, categories=pd.Index([self.metric])),
                 "value": self.value,
             }
         )

@@ -20,8 +20,8 @@ class Decay:
     """Factor per layer of the norm of the output gradient, going towards the input.
 
     Attributes:
-        rate: exp of the mean increment of ln|dL/dz| from a layer to the one before it: below 1 the signal shrinks
-            towards the input, 0 when it arrives as an exact zero.
+        rate: exp of the mean increment of ln|dL/dz| from a layer to the one before it: below 1 the signal
+            shrinks towards the input, 0 when it arrives as an exact zero.
         low: Lower end of the 95 % interval of `rate`; NaN under 3 increments, or where a norm is zero.
         high: Its upper end.
         decades: log10 of |dL/dz_1| / |dL/dz_n|, the total over the layers used; -inf for an exact zero.
@@ -43,9 +43,9 @@ def decay(trunk: Sequence[int], profile: pd.Series[float]) -> Decay:
 
         rate = exp(m)        low, high = exp(m -+ t(0.975, n-1) s / sqrt(n))
 
-    The usual regression of the levels on depth covers the true slope in 23 % instead of 95 % of the cases. Where a
-    layer between two others has no value, the increment spans k layers and has k times the variance: it counts as
-    d_i / k with weight k, which for k = 1 everywhere is the formula above.
+    The usual regression of the levels on depth covers the true slope in 23 % instead of 95 % of the cases.
+    Where a layer between two others has no value, the increment spans k layers and has k times the variance:
+    it counts as d_i / k with weight k, which for k = 1 everywhere is the formula above.
 
     Args:
         trunk: Depths in order, first layer first.

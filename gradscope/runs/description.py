@@ -62,7 +62,7 @@ def read_description(store: Store) -> Description:
     """Read run.json of a run's folder.
 
     Raises:
-        RunFormatError: It is missing, is no JSON, is not of gradscope, or is of a later format; names the file.
+        RunFormatError: It is missing, no JSON, not of gradscope, or of a later format; names the file.
     """
     try:
         data = store.read(DESCRIPTION)
@@ -81,7 +81,7 @@ def parse_description(data: bytes, where: str) -> Description:
         raise RunFormatError(f"{where} is not the description of a gradscope run: it has no number 'format'")
     if content["format"] > FORMAT_VERSION:
         raise RunFormatError(
-            f"{where} is of format {content['format']}; this gradscope reads up to {FORMAT_VERSION}: upgrade it"
+            f"{where} has format {content['format']}; this gradscope reads up to {FORMAT_VERSION}: upgrade it"
         )
     try:
         return _from_content(content)

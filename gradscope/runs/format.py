@@ -6,8 +6,8 @@ A run is a folder::
     layers/part-*.parquet    one row per recorded step and layer call, one column per metric
     scalars/ events/ histograms/ units/ coverage/    the same way, each its own small schema
 
-A part is named ``part-<writer>-<first>-<last>.parquet``. A fresh part has first == last; a compacted one names
-the range it covers, and readers ignore the parts of the same writer that it covers.
+A part is named ``part-<writer>-<first>-<last>.parquet``. A fresh part has first == last; a compacted one
+names the range it covers, and readers ignore the parts of the same writer that it covers.
 """
 
 from __future__ import annotations
@@ -136,5 +136,9 @@ def visible(parts: Iterable[Part]) -> list[Part]:
     >>> [part.filename[-12:-8] for part in visible([Part("a", 1, 1), Part("a", 0, 1), Part("a", 2, 2)])]
     ['0001', '0002']
     """
-    found = sorted(set(parts))
-    return [part for part in found if not any(other.covers(part) for other in found)]
+    kept: list[Part] = []
+    for part in sorted(set(parts), key=lambda one: (one.writer, one.first, -one.last)):
+        # What covers a part comes before it in this order, and so does all that lies between the two.
+        if not (kept and kept[-1].covers(part)):
+            kept.append(part)
+    return kept

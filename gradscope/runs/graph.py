@@ -9,8 +9,8 @@ def trunk(parents: Mapping[int, Sequence[int]]) -> tuple[int, ...]:
     """Return the longest path of layers that ends at the greatest depth, from first layer to head.
 
     Args:
-        parents: Depths of the parents of every depth. A parent that is unknown, or not before its child, is no
-            path.
+        parents: Depths of the parents of every depth. A parent that is unknown, or not before its child, is
+            ignored.
 
     Among paths of equal length the one whose last differing layer is deeper is taken.
 

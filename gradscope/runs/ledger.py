@@ -14,8 +14,8 @@ SHARE = "input_share"
 def ledger(trunk: Sequence[int], profiles: Mapping[str, pd.Series[float]]) -> pd.DataFrame:
     """Split the ratio of the gradient's norms along the trunk into factors.
 
-    With z_l the output of layer l of the trunk, a_l what its successor takes in, and "own" what layer l sends back
-    through its own weights::
+    With z_l the output of layer l of the trunk, a_l what its successor takes in, and "own" what layer l sends
+    back through its own weights::
 
         weight_gain_l     = |own contribution of l to dL/da_(l-1)| / |dL/dz_l|
         activation_gain_l = |dL/dz_l| / |dL/da_l|
@@ -23,9 +23,9 @@ def ledger(trunk: Sequence[int], profiles: Mapping[str, pd.Series[float]]) -> pd
 
         |dL/dz_(l-1)| / |dL/dz_l| = activation_gain_(l-1) * path_gain_l * weight_gain_l          exact
 
-    so that along a chain |dL/dz_1| / |dL/dz_L| is the product of the weight gains from 2 to L and the activation
-    gains from 1 to L-1. `share` is <own, total> / |total|^2 of the input gradient, `other_share` the rest (skips,
-    branches); they are not factors.
+    so that along a chain |dL/dz_1| / |dL/dz_L| is the product of the weight gains from 2 to L and the
+    activation gains from 1 to L-1. `share` is <own, total> / |total|^2 of the input gradient, `other_share`
+    the rest (skips, branches); they are not factors.
 
     Args:
         trunk: Depths from first layer to head.
@@ -33,10 +33,10 @@ def ledger(trunk: Sequence[int], profiles: Mapping[str, pd.Series[float]]) -> pd
             input_share where recorded.
 
     Returns:
-        One row per depth of the trunk: weight_gain, activation_gain, path_gain, share, other_share, log10 of each
-        gain, and `cumulative`: log10 of |dL/dz_l| / |dL/dz_L| rebuilt from the factors alone, 0 at the head. NaN
-        where a factor is undefined: 0/0, not recorded, the weight gain of a first layer whose input needs no
-        gradient. A gain of 0 has the logarithm -inf.
+        One row per depth of the trunk: weight_gain, activation_gain, path_gain, share, other_share, log10 of
+        each gain, and `cumulative`: log10 of |dL/dz_l| / |dL/dz_L| rebuilt from the factors alone, 0 at the
+        head. NaN where a factor is undefined: 0/0, not recorded, the weight gain of a first layer whose input
+        needs no gradient. A gain of 0 has the logarithm -inf.
     """
     index = pd.Index(trunk, name="depth", dtype=np.int64)
     output, own, total = (profiles[name].reindex(index).to_numpy(np.float64) for name in REQUIRED)

@@ -15,11 +15,11 @@ def load(path: str | os.PathLike[str]) -> Run | Runs:
     """Open a run, or all runs below a folder.
 
     Args:
-        path: Folder of a run (it holds run.json) gives a `Run`; a folder with runs in it, at most 3 levels down,
-            gives `Runs`. On disk or anywhere fsspec reaches.
+        path: Folder of a run (it holds run.json) gives a `Run`; a folder with runs in it, at most 3 levels
+            down, gives `Runs`. On disk or anywhere fsspec reaches.
 
     Raises:
-        RunFormatError: There is no such folder, no run in it, or its run.json cannot be read; the message names it.
+        RunFormatError: There is no such folder, no run in it, or its run.json cannot be read; it is named.
     """
     store = Store(path)
     if store.is_file(DESCRIPTION):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Process:
-    """A process of this host: its number, and when it started, which tells it from a later one of that number.
+    """A process of this host: its number, and when it started, which tells it from a later namesake.
 
     Attributes:
         pid: Process number.

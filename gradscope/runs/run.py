@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -26,8 +25,8 @@ REMEMBERED = 8
 class Run:
     """A run on disk: what it was, and its rows as tables.
 
-    Columns are read when asked for, only those asked for, and once. What a live run has gained since shows after
-    `refresh`. Where several ranks recorded, rank 0 is shown unless `rank=` says otherwise.
+    Columns are read when asked for, only those asked for, and once. What a live run has gained since shows
+    after `refresh`. Where several ranks recorded, rank 0 is shown unless `rank=` says otherwise.
 
     Attributes:
         path: Folder of the run, as given.
@@ -43,6 +42,7 @@ class Run:
             for name in TABLES
         }
         self._columns: dict[tuple[str, int], Column] = {}
+        self._seen = _gist(self._description)
 
     def __repr__(self) -> str:
         return f"<Run {self.name!r}: {self.status}, {len(self.specs)} layers, {len(self.metrics)} metrics>"
@@ -121,7 +121,7 @@ class Run:
         return self._column(metric, rank).rows({one.depth: one for one in self.specs})
 
     def frame(self, metric: str, *, rank: int = 0) -> pd.DataFrame:
-        """Return a metric as a table: index `step`, one column per `depth` that has any value, NaN where absent."""
+        """Return a metric as a table: index `step`, a column per `depth` with any value, NaN where absent."""
         return self._column(metric, rank).frame()
 
     def profile(self, metric: str, step: int | None = None, *, rank: int = 0) -> pd.Series[float]:
@@ -183,12 +183,16 @@ class Run:
 
     @property
     def coverage(self) -> pd.DataFrame:
-        """What recording missed or could not do, of all ranks: step, rank, layer, code, expected, fired, text."""
+        """What recording missed, of all ranks: step, rank, layer, code, expected, fired, text."""
         return self._small("coverage")
 
     @property
     def histograms(self) -> pd.DataFrame:
-        """Histograms by signed powers of two: step, rank, depth, layer, quantity, lowest, positive, negative, ..."""
+        """Histograms: step, rank, depth, layer, quantity, lowest, positive, negative, zeros, nonfinite, ...
+
+        Entry k of `positive` counts the x with 2^(lowest+k) <= x < 2^(lowest+k+1), `negative` those of -x.
+        There were `entries` values, and `sampled` of them were looked at.
+        """
         return self._placed(self._small("histograms"))
 
     @property
@@ -197,24 +201,20 @@ class Run:
         return self._placed(self._small("units"))
 
     def refresh(self) -> bool:
-        """Look for what a live run has gained; True when anything is new. Cheap: lists names, reads run.json."""
+        """Look for what a live run has gained; True when anything is new.
+
+        Cheap enough to poll: it reads run.json and lists names; rows are read when a view asks for them.
+        """
         raw = self._store.read(DESCRIPTION)
-        before = _gist(self._description)
         if raw != self._raw:
             self._description = parse_description(raw, self._store.shown(DESCRIPTION))
             self._raw = raw
-            self.__dict__.pop("_status", None)
         grown = [table.refresh() for table in self._tables.values()]
-        after = _gist(self._description)
-        new = any(grown) or before[1:] != after[1:] or self._seen != after[0]
-        self.__dict__["_seen"] = after[0]
+        before, self._seen = self._seen, _gist(self._description)
+        new = any(grown) or self._seen != before
         if new:
             self._columns.clear()
         return new
-
-    @cached_property
-    def _seen(self) -> str:
-        return self.status
 
     def _first_step(self, metric: str, rank: int) -> int | None:
         steps = self._column(metric, rank).steps

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -52,9 +53,16 @@ class TableReader:
         raise RunFormatError(f"{self._store.shown(self._table)}: parts vanish faster than they can be read")
 
     def _list(self) -> list[Part]:
-        found = (parse_part(name) for name in self._store.names(self._table))
-        self._parts = visible(part for part in found if part is not None)
-        return self._parts
+        parts: list[Part] = []
+        for _ in range(ATTEMPTS):
+            found = (parse_part(name) for name in self._store.names(self._table))
+            parts = visible(part for part in found if part is not None)
+            if not gaps(parts):  # else parts were merged while the folder was being listed
+                break
+        else:
+            warnings.warn(_lost(self._store.shown(self._table), gaps(parts)), UserWarning, stacklevel=2)
+        self._parts = parts
+        return parts
 
     def _ensure(self, part: Part, names: Sequence[str]) -> None:
         missing = [name for name in names if not self._known(name, part)]
@@ -92,6 +100,27 @@ class TableReader:
     def _joined(self, name: str, parts: Sequence[Part]) -> pa.ChunkedArray:
         chunks = [chunk for part in parts for chunk in self._read[name][part].chunks]
         return pa.chunked_array(chunks, type=self._schema.field(name).type)
+
+
+def gaps(parts: Sequence[Part]) -> list[Part]:
+    """Return the ranges that are missing: each writer numbers its parts from 0 without a gap.
+
+    >>> gaps([Part("a", 0, 31), Part("a", 40, 40)])
+    [Part(writer='a', first=32, last=39)]
+    """
+    missing: list[Part] = []
+    next_number: dict[str, int] = {}
+    for part in parts:
+        expected = next_number.get(part.writer, 0)
+        if part.first > expected:
+            missing.append(Part(part.writer, expected, part.first - 1))
+        next_number[part.writer] = part.last + 1
+    return missing
+
+
+def _lost(where: str, missing: Sequence[Part]) -> str:
+    ranges = ", ".join(f"{one.first} to {one.last} of writer {one.writer}" for one in missing)
+    return f"{where} lacks parts that were written, {ranges}; their rows are lost"
 
 
 def _reach(parts: Sequence[Part]) -> dict[str, int]:

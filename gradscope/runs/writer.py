@@ -219,7 +219,7 @@ def _same_metrics(stored: Description, given: Description, path: str) -> None:
         changes = ["in another order"]
     if changes:
         raise InvalidValueError(
-            f"{path!r} was recorded with other metrics, which are fixed when a run opens; now: {', '.join(changes)}"
+            f"the metrics of {path!r} were fixed when it was opened; this selection is {', '.join(changes)}"
         )
 
 
