@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from scipy import stats
 
 LEAST = 3
@@ -54,27 +55,34 @@ def decay(trunk: Sequence[int], profile: pd.Series[float]) -> Decay:
     Returns:
         The decay; all NaN where a norm is NaN or infinite, or where the first and last are both zero.
     """
-    places = [place for place, depth in enumerate(trunk) if depth in profile.index]
-    norms = np.array([profile[trunk[place]] for place in places], dtype=np.float64)
+    found = profile.index.get_indexer(pd.Index(trunk, dtype=np.int64))
+    places = np.flatnonzero(found >= 0)
+    norms = profile.to_numpy(np.float64)[found[places]]
     used = len(norms)
     if used < 2 or not np.isfinite(norms).all() or norms[0] == norms[-1] == 0.0:
         return Decay(math.nan, math.nan, math.nan, math.nan, used)
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore"):
         logs = np.log(norms)
     total = float(logs[0] - logs[-1])
     spans = np.diff(places)
     mean = total / float(spans.sum())
     half = _half_width(logs[:-1] - logs[1:], spans, mean) if np.isfinite(logs).all() else math.nan
     return Decay(
-        rate=math.exp(mean),
-        low=math.exp(mean - half),
-        high=math.exp(mean + half),
+        rate=_exp(mean),
+        low=_exp(mean - half),
+        high=_exp(mean + half),
         decades=total / math.log(10.0),
         layers=used,
     )
 
 
-def _half_width(increments: np.ndarray, spans: np.ndarray, mean: float) -> float:
+def _exp(exponent: float) -> float:
+    """Return e to the exponent; infinity where that leaves float64."""
+    with np.errstate(over="ignore"):
+        return float(np.exp(exponent))
+
+
+def _half_width(increments: NDArray[np.float64], spans: NDArray[np.intp], mean: float) -> float:
     """Return half the t-interval of the mean increment per layer; NaN under 3 increments."""
     count = len(increments)
     if count < LEAST:

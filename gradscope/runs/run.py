@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from gradscope.errors import InvalidValueError, unknown_name
 from gradscope.runs import decay, ledger
@@ -199,6 +201,14 @@ class Run:
     def units(self) -> pd.DataFrame:
         """Units of activation functions: step, rank, depth, layer, unit, samples, flat_fraction, dead."""
         return self._placed(self._small("units"))
+
+    @property
+    def nonfinite(self) -> pd.DataFrame:
+        """Rows of all ranks with NaN or infinity: step, rank, depth, layer, skipped, nonfinite (how many)."""
+        names = ["step", "rank", "id", "skipped", "nonfinite"]
+        table = pa.table(self._tables["layers"].columns(names))
+        frame = table.filter(pc.greater(table["nonfinite"], 0)).to_pandas()
+        return self._placed(frame).sort_values(["step", "rank", "depth"], kind="stable", ignore_index=True)
 
     def refresh(self) -> bool:
         """Look for what a live run has gained; True when anything is new.
