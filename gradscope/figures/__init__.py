@@ -1,0 +1,32 @@
+"""Figures of a run: one file per figure, each a frame function (what is drawn) and a thin figure function."""
+
+from __future__ import annotations
+
+from gradscope.figures.gradient_flow import decay_frame, gradient_flow, gradient_flow_frame
+from gradscope.figures.layer_lines import marks_frame, timeline, timeline_frame
+from gradscope.figures.layer_step import HeatmapFrame, heatmap, heatmap_frame
+from gradscope.figures.ledger_bars import ledger, ledger_frame
+from gradscope.figures.loss_curve import loss, loss_frame
+from gradscope.figures.style import CONFIG, message, template
+from gradscope.figures.sweep_grid import sweep_map, sweep_map_frame
+
+__all__ = [
+    "CONFIG",
+    "HeatmapFrame",
+    "decay_frame",
+    "gradient_flow",
+    "gradient_flow_frame",
+    "heatmap",
+    "heatmap_frame",
+    "ledger",
+    "ledger_frame",
+    "loss",
+    "loss_frame",
+    "marks_frame",
+    "message",
+    "sweep_map",
+    "sweep_map_frame",
+    "template",
+    "timeline",
+    "timeline_frame",
+]

@@ -1,0 +1,92 @@
+"""Fewer points, same picture: what the browser gets never grows with the number of recorded steps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tsdownsample import MinMaxLTTBDownsampler
+
+from gradscope.figures.marks import PLAIN
+
+# tsdownsample says it is typed, but not in its constructors.
+_DOWNSAMPLER: Any = MinMaxLTTBDownsampler
+LINE_POINTS = 300
+COLUMNS = 500
+
+
+def line_points(
+    steps: NDArray[Any], heights: NDArray[np.float64], points: int = LINE_POINTS
+) -> NDArray[np.intp]:
+    """Choose the indices of at most ``points`` values that keep a line's shape, extremes included.
+
+    Values that are not finite are never chosen; ``heights`` are as drawn, so logarithms for a log axis.
+    Source: Van Der Donckt et al., MinMaxLTTB, IEEE VIS 2023.
+    """
+    plain = np.flatnonzero(np.isfinite(heights))
+    if len(plain) <= points:
+        return plain
+    x = np.ascontiguousarray(steps[plain], dtype=np.int64)
+    y = np.ascontiguousarray(heights[plain], dtype=np.float64)
+    chosen = np.asarray(_DOWNSAMPLER().downsample(x, y, n_out=points), dtype=np.intp)
+    extremes = np.array([y.argmin(), y.argmax()], dtype=np.intp)
+    return plain[np.union1d(chosen, extremes)]
+
+
+def broken(chosen: NDArray[np.intp], codes: NDArray[np.int8]) -> NDArray[np.intp]:
+    """Return the places in ``chosen`` after which a line must break, for a marked value lies in between.
+
+    Values that were not recorded do not break a line.
+
+    >>> broken(np.array([0, 2, 3]), np.array([0, 1, 0, 0], dtype=np.int8)).tolist()
+    [0]
+    """
+    marked = np.cumsum(codes > PLAIN)
+    return np.asarray(np.flatnonzero(np.diff(marked[chosen])), dtype=np.intp)
+
+
+def column_of(steps: int, columns: int = COLUMNS) -> NDArray[np.intp]:
+    """Return the column of each recorded step when at most ``columns`` are drawn, as even as can be.
+
+    >>> column_of(5, 2).tolist()
+    [0, 0, 0, 1, 1]
+    """
+    wanted = min(steps, columns)
+    return np.asarray(np.arange(steps) * wanted // max(steps, 1), dtype=np.intp)
+
+
+def bin_columns(
+    heights: NDArray[np.float64], codes: NDArray[np.int8], columns: int = COLUMNS
+) -> tuple[NDArray[np.float32], NDArray[np.int8], NDArray[np.intp]]:
+    """Merge neighbouring steps so that at most ``columns`` remain, keeping what stands out.
+
+    Of the steps in a column the height farthest from the layer's median is kept, and the gravest mark
+    (not a number before infinite, negative, zero); a column without any recorded value stays absent.
+
+    Args:
+        heights: Values as drawn (logarithms for a log colour), shape (layers, steps).
+        codes: Codes of the marks, same shape.
+        columns: Greatest number of columns.
+
+    Returns:
+        Heights (float32, NaN where marked or absent), codes, and the first step index of each column.
+    """
+    steps = heights.shape[1]
+    if steps == 0:
+        return heights.astype(np.float32), codes, np.zeros(0, dtype=np.intp)
+    starts = np.unique(column_of(steps, columns), return_index=True)[1]
+    plain = np.where(codes == PLAIN, heights, np.nan)
+    grave = np.maximum.reduceat(codes, starts, axis=1)
+    kept = _farthest(plain, starts)
+    kept[grave > PLAIN] = np.nan
+    return kept.astype(np.float32), grave, starts
+
+
+def _farthest(plain: NDArray[np.float64], starts: NDArray[np.intp]) -> NDArray[np.float64]:
+    """Return per row and column the value farthest from the row's median; NaN where all are NaN."""
+    empty = np.isnan(plain).all(axis=1, keepdims=True)
+    middle = np.nanmedian(np.where(empty, 0.0, plain), axis=1, keepdims=True)
+    least = np.fmin.reduceat(plain, starts, axis=1)
+    greatest = np.fmax.reduceat(plain, starts, axis=1)
+    return np.where(np.abs(least - middle) > np.abs(greatest - middle), least, greatest)

@@ -1,0 +1,175 @@
+"""The profile of a metric over depth at one step, with the decay of the error signal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from gradscope.errors import GradscopeError
+from gradscope.figures import marks as mk
+from gradscope.figures import style
+from gradscope.figures.values import at_least_one, axis_title, metric_of, names_by_depth, nearest_step
+
+if TYPE_CHECKING:
+    from gradscope.runs import Decay, Run, Runs
+
+SIGNAL = "output_grad_norm"
+
+
+def gradient_flow_frame(run: Run, step: int | None = None, metric: str = SIGNAL) -> pd.DataFrame:
+    """Return what is drawn: one row per recorded layer call with depth, layer, value and mark.
+
+    Args:
+        run: A run.
+        step: A recorded step; the first where None.
+        metric: Name of a recorded metric.
+
+    Returns:
+        Columns depth, layer, value, mark: the code of the mark, 0 for a value that has a place on the axis.
+    """
+    spec = metric_of(run, metric)
+    profile = run.profile(metric, step)
+    names = names_by_depth(run)
+    values = profile.to_numpy(np.float64, na_value=np.nan)
+    codes = mk.classify(values, spec.scale == "log")
+    layers = [names.get(int(depth), "?") for depth in profile.index]
+    return pd.DataFrame(
+        {"depth": profile.index.to_numpy(int), "layer": layers, "value": values, "mark": codes}
+    )
+
+
+def decay_frame(run: Run, step: int | None = None) -> pd.DataFrame:
+    """Return the decay line: depth and value along the trunk, from layer 1 to the last hidden layer.
+
+    The decay is the mean increment of the logarithm, so the line runs from the first value to the last;
+    empty where the rate is zero or not a number.
+    """
+    rate = run.decay(step).rate
+    profile = run.profile(SIGNAL, step)
+    hidden = [(place, depth) for place, depth in enumerate(run.trunk[:-1]) if depth in profile.index]
+    if len(hidden) < 2 or not math.isfinite(rate) or rate <= 0:
+        return pd.DataFrame({"depth": np.zeros(0, dtype=int), "value": np.zeros(0)})
+    end, last = hidden[-1]
+    # The rate is per layer of the trunk, whose depths have gaps where branches lie between.
+    values = [float(profile[last]) * rate ** (end - place) for place, _ in hidden]
+    return pd.DataFrame({"depth": [depth for _, depth in hidden], "value": values})
+
+
+def gradient_flow(
+    run: Run | Runs | Iterable[Run], step: int | None = None, metric: str = SIGNAL, *, theme: str = "light"
+) -> go.Figure:
+    """Draw a metric over depth at one step; for the output gradient, with its decay per layer.
+
+    Args:
+        run: A run, or several to compare. Of the runs after the first, the recorded step nearest to that of
+            the first is drawn, and the legend names it where it differs.
+        step: A recorded step; the first where None.
+        metric: Name of a recorded metric; its description decides about scale, unit and bounds.
+        theme: ``light`` or ``dark``.
+    """
+    names, runs = zip(*at_least_one(run), strict=True)
+    spec = metric_of(runs[0], metric)
+    shown = nearest_step(runs[0], None, metric) if step is None else step
+    steps = [shown, *(nearest_step(one, shown, metric) for one in runs[1:])]
+    frames = [gradient_flow_frame(one, at, metric) for one, at in zip(runs, steps, strict=True)]
+    found = mk.kinds(frame["mark"].to_numpy() for frame in frames)
+    figure = style.empty_figure(f"{spec.label} over depth", _subtitle(names, runs, shown, metric), theme)
+    shown_names = style.distinct(names)
+    for index, (one, at, frame) in enumerate(zip(shown_names, steps, frames, strict=True)):
+        name = style.short(one) + ("" if at == shown else f" · step {at}")
+        if metric == SIGNAL:
+            _add_decay(figure, runs[index], at, index, theme)
+            name += "" if len(runs) == 1 else f" · {rate_text(_decay(runs[index], at))}"
+        _add_profile(figure, frame, found, name, index if len(runs) > 1 else None, theme)
+    _axes(figure, spec.scale == "log", axis_title(spec), frames)
+    mk.add_strip(figure, found)
+    figure.update_layout(showlegend=len(runs) > 1 or bool(found), uirevision=f"{names}{metric}")
+    figure.update_layout(legend=style.legend_columns(shown_names))
+    return figure
+
+
+def _decay(run: Run, step: int) -> Decay | None:
+    """Return the decay where the run can have one (a single layer has none)."""
+    try:
+        return run.decay(step)
+    except GradscopeError:
+        return None
+
+
+def rate_text(decay: Decay | None) -> str:
+    """Write a decay rate as a legend shows it."""
+    known = decay is not None and not math.isnan(decay.rate)
+    return style.number(decay.rate) if decay is not None and known else "no decay rate"
+
+
+def _subtitle(names: Sequence[str], runs: Sequence[Run], step: int, metric: str) -> str:
+    if len(runs) > 1:
+        return f"{len(runs)} runs at step {step}" + ("; decay per layer" if metric == SIGNAL else "")
+    start = f"{style.short(names[0], 40)}, step {step}"
+    if metric != SIGNAL:
+        return start
+    decay = _decay(runs[0], step)
+    if decay is None or math.isnan(decay.rate):
+        return f"{start}: no decay rate (too few or undefined values)"
+    if decay.rate == 0:
+        return f"{start}: the output gradient of the lowest layer is exactly zero"
+    between = f" [{style.number(decay.low)}, {style.number(decay.high)}]" if math.isfinite(decay.low) else ""
+    total = f"{style.number(decay.decades)} decades over {decay.layers} layers"
+    return f"{start}: decay {rate_text(decay)} per layer{between}, {total}"
+
+
+def _add_decay(figure: go.Figure, run: Run, step: int, index: int, theme: str) -> None:
+    if _decay(run, step) is None:
+        return
+    frame = decay_frame(run, step)
+    line = {"color": style.run_colour(index, theme), "dash": "dot", "width": 1.5}
+    figure.add_scatter(
+        x=frame["depth"],
+        y=frame["value"],
+        mode="lines",
+        line=line,
+        opacity=0.7,
+        showlegend=False,
+        hoverinfo="skip",
+    )
+
+
+def _add_profile(
+    figure: go.Figure, frame: pd.DataFrame, found: list[mk.Mark], name: str, index: int | None, theme: str
+) -> None:
+    plain = frame["mark"] == mk.PLAIN
+    size = 7 if len(frame) <= 60 else 4
+    figure.add_scatter(
+        x=frame["depth"],
+        y=frame["value"].where(plain),
+        mode="lines+markers",
+        name=name,
+        line={"color": style.run_colour(index or 0, theme), "width": 1.8, "dash": style.run_dash(index or 0)},
+        marker={"size": size},
+        customdata=frame["layer"],
+        hovertemplate="%{customdata}, depth %{x}<br>%{y:.4g}<extra>" + name + "</extra>",
+    )
+    for mark in found:
+        rows = frame[frame["mark"] == mark.code]
+        text = [
+            f"{name}<br>{layer}, depth {depth}"
+            for layer, depth in zip(rows["layer"], rows["depth"], strict=True)
+        ]
+        fill = None if index is None else style.run_colour(index, theme)
+        mk.add_symbols(figure, found, mark, rows["depth"], text, theme=theme, fill=fill, legend=not index)
+
+
+def _axes(figure: go.Figure, log: bool, title: str, frames: list[pd.DataFrame]) -> None:
+    rows = pd.concat(frames)
+    last = int(rows["depth"].max()) if len(rows) else 1
+    plain = rows.loc[rows["mark"] == mk.PLAIN, "value"]
+    edge = 0.5 + 0.02 * last
+    figure.update_xaxes(
+        title_text="Depth (1 = first layer)", range=[1 - edge, last + edge], **style.depth_ticks(last)
+    )
+    figure.update_yaxes(title_text=title, **(style.log_axis(plain.min(), plain.max()) if log else {}))

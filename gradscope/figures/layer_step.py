@@ -1,0 +1,170 @@
+"""A metric over layers and steps at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import plotly.graph_objects as go
+from numpy.typing import NDArray
+
+from gradscope.figures import marks as mk
+from gradscope.figures import style
+from gradscope.figures.decimate import COLUMNS, bin_columns
+from gradscope.figures.values import Grid, axis_title, grid, metric_of
+from gradscope.spec import MetricSpec
+
+if TYPE_CHECKING:
+    from gradscope.runs import Run
+
+
+@dataclass(frozen=True)
+class HeatmapFrame:
+    """What a heatmap draws.
+
+    Attributes:
+        steps: First recorded step of each column, shape (columns,).
+        depths: Depth of each row, shape (layers,).
+        names: Name of the layer call of each row.
+        heights: log10 of the value for a log metric, else the value; float32, NaN where marked or absent,
+            shape (layers, columns).
+        codes: Code of the gravest mark in each cell, 0 for none, -1 where nothing was recorded.
+    """
+
+    steps: NDArray[np.int64]
+    depths: NDArray[np.int64]
+    names: list[str]
+    heights: NDArray[np.float32]
+    codes: NDArray[np.int8]
+
+
+def heights_of(data: Grid, log: bool) -> NDArray[np.float64]:
+    """Return values as an axis measures them: log10 on a log axis, NaN where it has no place for them."""
+    plain = np.where(data.codes(log) == mk.PLAIN, data.values, np.nan)
+    return np.log10(plain) if log else plain
+
+
+def heatmap_frame(run: Run, metric: str, columns: int = COLUMNS) -> HeatmapFrame:
+    """Return the cells of a heatmap, neighbouring steps merged into at most ``columns`` columns.
+
+    A merged cell keeps the value farthest from the layer's median and the gravest mark, so that a spike or
+    a single NaN stays visible.
+    """
+    log = metric_of(run, metric).scale == "log"
+    data = grid(run, metric)
+    heights, codes, starts = bin_columns(heights_of(data, log), data.codes(log), columns)
+    return HeatmapFrame(data.steps[starts], data.depths, data.names, heights, codes)
+
+
+def heatmap(run: Run, metric: str = "output_grad_norm", *, theme: str = "light") -> go.Figure:
+    """Draw a metric as colour over step (across) and depth (up).
+
+    Exact zeros (on a log scale), infinities and NaN have flat colours of their own, named in the legend;
+    cells in which nothing was recorded stay empty.
+
+    Args:
+        run: A run.
+        metric: Name of a recorded metric.
+        theme: ``light`` or ``dark``.
+    """
+    spec = metric_of(run, metric)
+    frame = heatmap_frame(run, metric)
+    recorded = len(run.steps(metric))
+    figure = style.empty_figure(f"{spec.label} over depth and step", _subtitle(run, frame, recorded), theme)
+    _add_cells(figure, frame, spec, theme)
+    for mark in mk.kinds([frame.codes]):
+        _add_flat(figure, frame, mark, theme)
+    _axes(figure, frame)
+    figure.update_layout(uirevision=f"{run.name}{metric}", showlegend=True)
+    return figure
+
+
+def _subtitle(run: Run, frame: HeatmapFrame, recorded: int) -> str:
+    merged = "" if recorded == len(frame.steps) else f" in {len(frame.steps)} columns, extremes kept"
+    return f"{style.short(run.name, 40)}, {recorded} recorded steps{merged}"
+
+
+def _add_cells(figure: go.Figure, frame: HeatmapFrame, spec: MetricSpec, theme: str) -> None:
+    log = spec.scale == "log"
+    shown = "10<sup>%{z:.2f}</sup>" if log else "%{z:.4g}"
+    figure.add_heatmap(
+        x=frame.steps,
+        y=frame.depths,
+        z=frame.heights,
+        colorscale=style.SEQUENTIAL,
+        colorbar=_colour_bar(frame.heights, axis_title(spec), log),
+        customdata=_names(frame),
+        hovertemplate="%{customdata}, depth %{y}<br>step %{x}<br>" + shown + "<extra></extra>",
+        hoverongaps=False,
+        **_colour_range(frame.heights),
+    )
+
+
+def _names(frame: HeatmapFrame) -> NDArray[np.object_]:
+    return np.broadcast_to(np.array(frame.names, dtype=object)[:, None], frame.heights.shape)
+
+
+def _colour_range(heights: NDArray[np.float32]) -> dict[str, float]:
+    """Give a constant metric a range, for which plotly would otherwise show a bar without numbers."""
+    plain = heights[np.isfinite(heights)]
+    if len(plain) and plain.min() == plain.max():
+        return {"zmin": float(plain[0]) - 0.5, "zmax": float(plain[0]) + 0.5}
+    return {}
+
+
+def _colour_bar(heights: NDArray[np.float32], title: str, log: bool) -> dict[str, object]:
+    bar: dict[str, object] = {"title": {"text": title, "side": "right"}, "thickness": 14, "outlinewidth": 0}
+    plain = heights[np.isfinite(heights)]
+    if log and len(plain):
+        bar |= log_ticks(float(plain.min()), float(plain.max()))
+    return bar
+
+
+def log_ticks(low: float, high: float, most: int = 7) -> dict[str, object]:
+    """Return ticks at whole powers of ten between two logarithms; plain numbers where fewer than two fit.
+
+    >>> log_ticks(-3.2, 0.1)["ticktext"]
+    ['10<sup>−3</sup>', '10<sup>−2</sup>', '10<sup>−1</sup>', '1']
+    >>> log_ticks(0.1, 0.35)["ticktext"]
+    ['1.26', '1.5', '1.78', '2.24']
+    """
+    first, last = int(np.ceil(low)), int(np.floor(high))
+    if last - first < 1:
+        values = [low + (high - low) * share for share in (0.0, 0.3, 0.6, 1.0)]
+        return {"tickvals": values, "ticktext": [f"{10**value:.3g}" for value in values]}
+    powers = list(range(first, last + 1, -(-(last - first + 1) // most)))
+    return {"tickvals": powers, "ticktext": [power_text(power) for power in powers]}
+
+
+def power_text(power: int) -> str:
+    """Write a power of ten for an axis.
+
+    >>> power_text(-4), power_text(0)
+    ('10<sup>−4</sup>', '1')
+    """
+    return "1" if power == 0 else f"10<sup>{power}</sup>".replace("-", "−")
+
+
+def _add_flat(figure: go.Figure, frame: HeatmapFrame, mark: mk.Mark, theme: str) -> None:
+    """Paint the cells of one mark in its flat colour, with a square in the legend."""
+    flat = mk.colour(mark, theme)
+    figure.add_heatmap(
+        x=frame.steps,
+        y=frame.depths,
+        z=np.where(frame.codes == mark.code, np.float32(1), np.float32(np.nan)),
+        colorscale=[[0, flat], [1, flat]],
+        showscale=False,
+        name=mark.label,
+        customdata=_names(frame),
+        hovertemplate="%{customdata}, depth %{y}<br>step %{x}<extra>" + mark.label + "</extra>",
+        hoverongaps=False,
+    )
+    marker = {"symbol": "square", "size": 11, "color": flat}
+    figure.add_scatter(x=[None], y=[None], mode="markers", marker=marker, name=mark.label, hoverinfo="skip")
+
+
+def _axes(figure: go.Figure, frame: HeatmapFrame) -> None:
+    last = int(frame.depths[-1]) if len(frame.depths) else 1
+    figure.update_xaxes(title_text="Step", showgrid=False, ticks="outside")
+    figure.update_yaxes(title_text="Depth (1 = first layer)", showgrid=False, **style.depth_ticks(last))

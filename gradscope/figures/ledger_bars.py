@@ -1,0 +1,143 @@
+"""The ledger: which factor of each layer shrinks or grows the error signal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from numpy.typing import NDArray
+
+from gradscope.figures import marks as mk
+from gradscope.figures import style
+from gradscope.figures.gradient_flow import SIGNAL
+from gradscope.figures.values import names_by_depth, nearest_step
+
+if TYPE_CHECKING:
+    from gradscope.runs import Run
+
+GAINS = {"weight_gain": "weight gain", "activation_gain": "activation gain", "path_gain": "path gain"}
+COLOURS = {"weight_gain": "#0072B2", "activation_gain": "#E69F00", "path_gain": "#009E73"}
+
+
+def ledger_frame(run: Run, step: int | None = None) -> pd.DataFrame:
+    """Return the ledger as drawn: one row per layer of the trunk, gains in decades.
+
+    Returns:
+        Columns depth, layer, weight_gain, activation_gain, path_gain (log10; NaN where there is nothing to
+        draw), ``*_mark`` (code of the mark: an exactly zero gain, an infinite or an undefined one; -1 at the
+        ends of the trunk, where the gain does not exist) and cumulative.
+    """
+    ledger = run.ledger(step)
+    names = names_by_depth(run)
+    depths = ledger.index.to_numpy(int)
+    frame = pd.DataFrame({"depth": depths, "layer": [names.get(int(depth), "?") for depth in depths]})
+    for gain in GAINS:
+        values = ledger[gain].to_numpy(np.float64, na_value=np.nan)
+        codes = mk.classify(values, log=True, present=_exists(gain, values))
+        frame[gain] = np.log10(np.where(codes == mk.PLAIN, values, np.nan))
+        frame[f"{gain}_mark"] = codes
+    frame["cumulative"] = ledger["cumulative"].to_numpy(np.float64, na_value=np.nan)
+    return frame
+
+
+def _exists(gain: str, values: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Tell where a gain can exist: not at the end of the trunk, where there is no second layer."""
+    exists = np.ones(len(values), dtype=np.bool_)
+    end = -1 if gain == "activation_gain" else 0
+    if len(values):
+        exists[end] = not np.isnan(values[end])
+    return exists
+
+
+def ledger(run: Run, step: int | None = None, *, theme: str = "light") -> go.Figure:
+    """Draw the gains of each layer as bars in decades, and above them their running product.
+
+    The upper line is the output gradient relative to the head's, rebuilt from the gains only.
+
+    Args:
+        run: A run that recorded the metrics of the ledger.
+        step: A recorded step; the first where None.
+        theme: ``light`` or ``dark``.
+    """
+    frame = ledger_frame(run, step)
+    shown = nearest_step(run, step, SIGNAL)
+    figure = style.empty_figure(
+        "Ledger of the error signal", f"{style.short(run.name, 40)}, step {shown}", theme
+    )
+    found = mk.kinds(frame[f"{gain}_mark"].to_numpy() for gain in GAINS)
+    figure.add_scatter(
+        x=frame["depth"],
+        y=_finite(frame["cumulative"]),
+        mode="lines+markers",
+        name="cumulative",
+        line={"color": style.ink(theme).text, "width": 1.6},
+        marker={"size": 5 if len(frame) <= 60 else 3},
+        customdata=frame["layer"],
+        hovertemplate="%{customdata}, depth %{x}<br>%{y:.3f} decades<extra>cumulative</extra>",
+    )
+    for gain, label in GAINS.items():
+        if gain != "path_gain" or _matters(frame[gain]):
+            _add_bars(figure, frame, gain, label)
+    for mark in found:
+        _add_marks(figure, frame, mark, found, theme)
+    _axes(figure, frame, found)
+    figure.update_layout(uirevision=run.name, barmode="relative", bargap=0.25, showlegend=True)
+    return figure
+
+
+def _finite(values: pd.Series[float]) -> pd.Series[float]:
+    return values.where(np.isfinite(values))
+
+
+def _matters(values: pd.Series[float]) -> bool:
+    """Tell whether a gain differs from 1 anywhere; on a chain the path gain does not."""
+    return bool((values.abs() > 1e-6).any())
+
+
+def _add_bars(figure: go.Figure, frame: pd.DataFrame, gain: str, label: str) -> None:
+    figure.add_bar(
+        x=frame["depth"],
+        y=frame[gain],
+        yaxis="y3",
+        name=label,
+        marker={"color": COLOURS[gain], "line": {"width": 0}},
+        customdata=frame["layer"],
+        hovertemplate="%{customdata}, depth %{x}<br>%{y:.3f} decades<extra>" + label + "</extra>",
+    )
+
+
+def _add_marks(
+    figure: go.Figure, frame: pd.DataFrame, mark: mk.Mark, found: list[mk.Mark], theme: str
+) -> None:
+    """Mark the layers with a gain of that kind; the hover text says which gains."""
+    marked = frame[[f"{gain}_mark" for gain in GAINS]].to_numpy() == mark.code
+    rows = np.flatnonzero(marked.any(axis=1))
+    labels = list(GAINS.values())
+    text = [
+        f"{frame['layer'][row]}, depth {frame['depth'][row]}<br>"
+        + ", ".join(label for label, hit in zip(labels, marked[row], strict=True) if hit)
+        for row in rows
+    ]
+    mk.add_symbols(figure, found, mark, frame["depth"].to_numpy()[rows], text, theme=theme)
+
+
+def _axes(figure: go.Figure, frame: pd.DataFrame, found: list[mk.Mark]) -> None:
+    floor = 0.0 if not found else 0.065 * len(found) + 0.035
+    middle = floor + 0.5 * (1 - floor)
+    last = int(frame["depth"].max()) if len(frame) else 1
+    mk.add_strip(figure, found)
+    figure.update_xaxes(
+        title_text="Depth (1 = first layer)", anchor="y2" if found else "y3", **style.depth_ticks(last)
+    )
+    zero = {"zeroline": True, "zerolinewidth": 1, "zerolinecolor": "#888888"}
+    figure.update_layout(
+        yaxis={"domain": [middle + 0.04, 1.0], "title": {"text": "Cumulative<br>(decades)"}, **zero},
+        yaxis3={
+            "domain": [floor, middle - 0.04],
+            "title": {"text": "Per layer<br>(decades)"},
+            "anchor": "x",
+            **zero,
+        },
+    )
