@@ -24,7 +24,13 @@ def activation_mean(activation_moments: Moments) -> NDArray[np.float64]:
     return activation_moments.mean
 
 
-@metric(label="Activation standard deviation", group="activation", scale="log", bounds=(0.0, None), formula="std(phi(u))")
+@metric(
+    label="Activation standard deviation",
+    group="activation",
+    scale="log",
+    bounds=(0.0, None),
+    formula="std(phi(u))",
+)
 def activation_std(activation_moments: Moments) -> NDArray[np.float64]:
     """Standard deviation of phi(u) over samples and units together (divisor: number of entries)."""
     return activation_moments.std

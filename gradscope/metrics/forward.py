@@ -17,13 +17,27 @@ def output_mean(output_moments: Moments) -> NDArray[np.float64]:
     return output_moments.mean
 
 
-@metric(label="Output standard deviation", group="forward", scale="log", bounds=(0.0, None), degree=1, formula="std(z)")
+@metric(
+    label="Output standard deviation",
+    group="forward",
+    scale="log",
+    bounds=(0.0, None),
+    degree=1,
+    formula="std(z)",
+)
 def output_std(output_moments: Moments) -> NDArray[np.float64]:
     """Standard deviation of z over samples and units together (divisor: number of entries)."""
     return output_moments.std
 
 
-@metric(label="Output RMS", group="forward", scale="log", bounds=(0.0, None), degree=1, formula="|z| / sqrt(numel)")
+@metric(
+    label="Output RMS",
+    group="forward",
+    scale="log",
+    bounds=(0.0, None),
+    degree=1,
+    formula="|z| / sqrt(numel)",
+)
 def output_rms(output_moments: Moments) -> NDArray[np.float64]:
     """Root mean square of z; its square is the q of mean-field theory."""
     return output_moments.rms

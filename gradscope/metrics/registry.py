@@ -107,7 +107,9 @@ def metric(
 
 def _phase(name: str, requests: tuple[Request, ...]) -> Phase | None:
     if not requests:
-        raise InvalidValueError(f"metric {name!r} takes no signals; name at least one of: {', '.join(SIGNALS)}")
+        raise InvalidValueError(
+            f"metric {name!r} takes no signals; name at least one of: {', '.join(SIGNALS)}"
+        )
     tensors = [request for request in requests if request.form != "moments"]
     phases = {request.phase for request in tensors if request.signal not in ANY_PHASE}
     # What a layer sends back is kept until the gradient of its input is complete.

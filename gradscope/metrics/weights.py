@@ -94,7 +94,14 @@ def bias_grad_norm(bias_grad_moments: Moments) -> NDArray[np.float64]:
     return bias_grad_moments.norm
 
 
-@metric(label="Weight RMS", group="weights", scale="log", bounds=(0.0, None), degree=1, formula="|W| / sqrt(numel)")
+@metric(
+    label="Weight RMS",
+    group="weights",
+    scale="log",
+    bounds=(0.0, None),
+    degree=1,
+    formula="|W| / sqrt(numel)",
+)
 def weight_rms(weight_moments: Moments) -> NDArray[np.float64]:
     """Root mean square of the weight before the optimizer step."""
     return weight_moments.rms

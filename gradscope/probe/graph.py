@@ -1,0 +1,232 @@
+"""Read the autograd graph: who produced an output, whose outputs reach an input, and what lies on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from gradscope.probe.functions import is_activation
+
+Call = TypeVar("Call", bound=Hashable)
+
+# The node of a layer's own product, and which of its edges leads to the layer's input.
+PRODUCTS = {
+    "AddmmBackward0": 1,
+    "MmBackward0": 0,
+    "BmmBackward0": 0,
+    "BaddbmmBackward0": 1,
+    "ConvolutionBackward0": 0,
+    "ConvolutionOverrideableBackward0": 0,
+}
+NORMS = {
+    "NativeBatchNormBackward0": "batch",
+    "CudnnBatchNormBackward0": "batch",
+    "MiopenBatchNormBackward0": "batch",
+    "NativeLayerNormBackward0": "layer",
+    "NativeGroupNormBackward0": "group",
+    "FusedRmsNormBackward0": "rms",
+    "LocalResponseNormBackward0": "local",
+}
+_HIDDEN = "torch::autograd::CopySlices"
+_LEAF = "torch::autograd::AccumulateGrad"
+# What changes shape, place or type only; two-edged sums and unknown nodes are judged by their edges.
+_PLUMBING = (
+    "Alias",
+    "AsStrided",
+    "Cat",
+    "Clone",
+    "ConstantPadNd",
+    "Copy",
+    "CopyBackwards",
+    "CopySlices",
+    "Detach",
+    "Dropout",
+    "Expand",
+    "Flatten",
+    "Gather",
+    "Index",
+    "IndexSelect",
+    "Mean",
+    "Narrow",
+    "Neg",
+    "Pad",
+    "Permute",
+    "PixelShuffle",
+    "Pool",
+    "Repeat",
+    "Reshape",
+    "Roll",
+    "Select",
+    "Slice",
+    "Split",
+    "Squeeze",
+    "Stack",
+    "Sub",
+    "Sum",
+    "TBackward",
+    "ToCopy",
+    "Transpose",
+    "Unbind",
+    "Unfold",
+    "Unsqueeze",
+    "Upsample",
+    "View",
+    "Add",
+    "FeatureDropout",
+)
+_RESHAPES = ("View", "Squeeze", "Unsqueeze", "Transpose", "Permute", "Reshape", "Alias", "ToCopy")
+
+
+def edges(node: Any) -> list[Any]:
+    """Nodes that a node sends gradients to; parameters and inputs that need none are left out."""
+    return [child for child, _ in node.next_functions if child is not None and child.name() != _LEAF]
+
+
+@dataclass(frozen=True)
+class Product:
+    """The autograd node of a layer's own product, and its edge towards the layer's input."""
+
+    node: Any
+    input_edge: int
+
+
+def find_product(output: Any) -> Product | None:
+    """Find the product behind an output: through reshapes and an added bias, nothing else.
+
+    On a view, a tensor hook is lost when the view is changed in place; the product's node is not.
+    """
+    node = output.grad_fn
+    for _ in range(8):
+        if node is None:
+            return None
+        name = node.name()
+        if name in PRODUCTS:
+            return Product(node, PRODUCTS[name])
+        onward = edges(node)
+        if len(onward) != 1 or not (name == "AddBackward0" or name.startswith(_RESHAPES)):
+            return None
+        node = onward[0]
+    return None
+
+
+@dataclass(frozen=True)
+class Reached(Generic[Call]):
+    """A call whose output reaches a tensor, with the nodes between, nearest to the call first."""
+
+    call: Call
+    path: tuple[Any, ...]
+
+
+def trace(start: Any, products: Mapping[Any, Call], visited: set[Any]) -> list[Reached[Call]]:
+    """Walk back from a node to the products not reached before; a visited node is not walked twice.
+
+    Args:
+        start: ``grad_fn`` of the tensor.
+        products: Nodes at which to stop, and whose calls they are.
+        visited: Nodes walked already in this forward pass; extended.
+    """
+    found: list[Reached[Call]] = []
+    stack: list[tuple[Any, tuple[Any, Any] | None]] = [(start, None)]
+    while stack:
+        node, trail = stack.pop()
+        if node in visited:
+            continue
+        visited.add(node)
+        if node in products:
+            found.append(Reached(products[node], _unroll(trail)))
+            continue
+        onward = [softsign_input(node)] if softsign_input(node) is not None else edges(node)
+        stack.extend((child, (node, trail)) for child in reversed(onward))
+    return found
+
+
+def _unroll(trail: tuple[Any, Any] | None) -> tuple[Any, ...]:
+    nodes = []
+    while trail is not None:
+        nodes.append(trail[0])
+        trail = trail[1]
+    return tuple(nodes)
+
+
+def ancestors(start: Any, products: Mapping[Any, Call], memo: dict[Any, frozenset[Call]]) -> frozenset[Call]:
+    """Return all calls whose outputs reach a node without passing another product."""
+    stack = [start]
+    while stack:
+        node = stack[-1]
+        if node in memo:
+            stack.pop()
+            continue
+        if node in products:
+            memo[node] = frozenset({products[node]})
+            continue
+        onward = edges(node)
+        missing = [child for child in onward if child not in memo]
+        if missing:
+            stack.extend(missing)
+            continue
+        memo[node] = frozenset().union(*(memo[child] for child in onward))
+    return memo[start]
+
+
+def softsign_input(node: Any) -> Any | None:
+    """Return the node of u where ``node`` is the division of u / (1 + |u|); None for any other node."""
+    if node.name() != "DivBackward0" or len(node.next_functions) != 2:
+        return None
+    top, bottom = (child for child, _ in node.next_functions)
+    if top is None or bottom is None or bottom.name() != "AddBackward0":
+        return None
+    absolute = edges(bottom)
+    if len(absolute) != 1 or absolute[0].name() != "AbsBackward0":
+        return None
+    return top if edges(absolute[0]) == [top] else None
+
+
+@dataclass(frozen=True)
+class Way:
+    """What lies between a layer's output and whatever uses it next.
+
+    Attributes:
+        norm: Kind of normalization before the activation function, ``none`` without.
+        norm_node: Its autograd node.
+        activation: ``known`` (``node`` is its call), ``softsign``, ``hidden`` (in place on a view), ``identity`` or
+            ``?``.
+        node: Autograd node of the activation function.
+        direct: Whether the activation function receives the output (or its normalization) and nothing is added.
+    """
+
+    norm: str
+    norm_node: Any | None
+    activation: str
+    node: Any | None
+    direct: bool = True
+
+
+def read_way(path: tuple[Any, ...], output_is_view: bool) -> Way:
+    """Find normalization and activation function on a path, nearest to the layer first."""
+    norm, norm_node, direct = "none", None, True
+    for node in path:
+        name = node.name()
+        if is_activation(name):
+            return Way(norm, norm_node, "known", node, direct)
+        if softsign_input(node) is not None:
+            return Way(norm, norm_node, "softsign", node, direct)
+        if name == _HIDDEN and output_is_view and direct and norm_node is None:
+            return Way(norm, norm_node, "hidden", node)
+        if name in NORMS or _is_rms(node):
+            norm, norm_node = NORMS.get(name, "rms"), node
+        elif not _is_plumbing(node):
+            return Way(norm, norm_node, "?", None, direct=False)
+        direct = direct and (norm_node is node or name.startswith(_RESHAPES))
+    return Way(norm, norm_node, "identity", None, direct)
+
+
+def _is_plumbing(node: Any) -> bool:
+    name = node.name().removeprefix("torch::autograd::")
+    if name.startswith(("Mul", "Div")):
+        return len(edges(node)) <= 1
+    return name.startswith(_PLUMBING) or "Pool" in name or "Dropout" in name or "Pad" in name
+
+
+def _is_rms(node: Any) -> bool:
+    return node.name() == "MulBackward0" and any(child.name() == "RsqrtBackward0" for child in edges(node))

@@ -1,0 +1,67 @@
+"""Hooks that leave no trace: a copy or a pickle of the model carries inert ones, and detaching removes all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+NORM_MODULES = (
+    nn.modules.batchnorm._NormBase,
+    nn.LayerNorm,
+    nn.GroupNorm,
+    nn.LocalResponseNorm,
+    getattr(nn, "RMSNorm", nn.LayerNorm),
+)
+
+
+def inert(*_args: Any, **_kwargs: Any) -> None:
+    """Do nothing: what a hook becomes in a copy of the model, so that the copy does not record."""
+
+
+def _make_inert() -> Callable[..., None]:
+    return inert
+
+
+class Hook:
+    """A callable for torch's hook dictionaries that neither copies nor pickles what it is bound to."""
+
+    __slots__ = ("_call",)
+
+    def __init__(self, call: Callable[..., Any]) -> None:
+        self._call = call
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._call(*args, **kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Callable[..., None]:
+        return inert
+
+    def __reduce__(self) -> tuple[Callable[[], Callable[..., None]], tuple[()]]:
+        return _make_inert, ()
+
+
+class HookSet:
+    """Handles of attached hooks, removed together."""
+
+    def __init__(self) -> None:
+        self._handles: list[Any] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._handles)
+
+    def add(self, handle: Any) -> None:
+        """Keep the handle of a hook."""
+        self._handles.append(handle)
+
+    def remove(self) -> None:
+        """Remove every hook; calling twice is harmless."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+
+def norm_modules(model: nn.Module) -> list[nn.Module]:
+    """Return the normalization modules of a model."""
+    return [module for module in model.modules() if isinstance(module, NORM_MODULES)]

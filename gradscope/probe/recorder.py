@@ -1,0 +1,302 @@
+"""Everything that happens during one recorded step, until its numbers become rows."""
+
+from __future__ import annotations
+
+import time
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradscope.probe.capture import Captured, CapturedPhi, Plan, Reading, take
+from gradscope.probe.functions import Phi, recognise, recognise_by_values, softsign
+from gradscope.probe.graph import Product, Way, ancestors, find_product, read_way, trace
+from gradscope.probe.layers import Layer
+from gradscope.probe.reduce import Tape, flat, sample, unit_step
+from gradscope.signals import Request
+
+Key = tuple[str, int]
+FaultHandler = Callable[[str, str, Exception], None]
+
+
+@dataclass(eq=False)
+class CallRecord:
+    """What one layer call of the step has shown so far.
+
+    Attributes:
+        layer: The layer.
+        call: 1 for the first call within a forward pass.
+        reading: Numbers taken, over all micro-batches.
+        expected: Output gradients that should arrive.
+        fired: Output gradients that did.
+        parents: Calls whose outputs reach this input.
+        activation: Name of its activation function, ``?`` while unknown.
+        norm: Normalization before it.
+    """
+
+    layer: Layer
+    call: int
+    reading: Reading = field(default_factory=Reading)
+    expected: int = 0
+    fired: int = 0
+    parents: frozenset[Key] = frozenset()
+    activation: str = "?"
+    norm: str = "none"
+    unit_step: int = 1
+
+    @property
+    def key(self) -> Key:
+        """Qualified name and number of the call."""
+        return self.layer.name, self.call
+
+
+@dataclass(eq=False)
+class _Pass:
+    """What is known only within one forward pass; dropped at its end, since it keeps the graph alive."""
+
+    products: dict[Any, CallRecord] = field(default_factory=dict)
+    visited: set[Any] = field(default_factory=set)
+    memo: dict[Any, frozenset[CallRecord]] = field(default_factory=dict)
+    outputs: dict[CallRecord, tuple[weakref.ref[Tensor], Tensor] | None] = field(default_factory=dict)
+    provisional: dict[CallRecord, Reading] = field(default_factory=dict)
+    normalized: dict[Any, Reading] = field(default_factory=dict)
+    calls: dict[int, int] = field(default_factory=dict)
+
+
+class Recorder:
+    """Collects one recorded step. Methods are called from hooks; ``numbers`` of the tape are read at its end."""
+
+    def __init__(self, step: int, plan: Plan, known: Iterable[Key], fault: FaultHandler) -> None:
+        self.step = step
+        self.plan = plan
+        self.tape = Tape()
+        self.records: dict[Key, CallRecord] = {}
+        self.raw: dict[str, Reading] = {}
+        self.uncounted: dict[str, str] = {}
+        self.open = True
+        self.spent = 0.0
+        self._known = frozenset(known)
+        self._fault = fault
+        self._pass = _Pass()
+        self._inside = False
+        self._wants_phi = plan.needs("activation", "slope", "slope_max", "activation_input", "dead_units")
+        self._wants_u = plan.needs("activation_input")
+        self._wants_phi_grad = plan.needs("activation_grad", "activation_input_grad")
+        self._wants_total = plan.needs("next_input_grad", "input_grad_total")
+
+    def restart(self) -> None:
+        """Forget what was collected: an optimizer with a closure evaluates again, and the last evaluation counts."""
+        self.tape = Tape()
+        self.records = {}
+        self.raw = {}
+
+    def begin_pass(self) -> None:
+        """Start a forward pass of the model: calls count from 1 again."""
+        self._pass = _Pass()
+        self._inside = True
+
+    def end_pass(self, outputs: object) -> None:
+        """End a forward pass: what no layer consumed ends in the model's outputs."""
+        for tensor in _tensors(outputs):
+            if tensor.grad_fn is not None:
+                for reached in trace(tensor.grad_fn, self._pass.products, self._pass.visited):
+                    self._resolve(reached.call, reached.path)
+        self._pass = _Pass()
+        self._inside = False
+
+    def forward(self, layer: Layer, inputs: Sequence[Any], output: object) -> None:
+        """Record a call of a layer."""
+        start = time.perf_counter()
+        call = self._pass.calls[layer.index] = self._pass.calls.get(layer.index, 0) + 1
+        record = self.records.setdefault((layer.name, call), CallRecord(layer, call))
+        if not isinstance(output, Tensor):
+            self.uncounted[layer.name] = f"its output is {type(output).__name__}, not a tensor"
+            return
+        entry = next((value for value in inputs if isinstance(value, Tensor)), None)
+        self._take(record, Captured({"input": entry, "output": output, **_parameters(layer)}, layer.unit_dim))
+        if self._wants_u:
+            source = Captured({"activation_input": output}, layer.unit_dim)
+            self._pass.provisional[record] = self._read(record, source, "forward", ("activation_input",))
+        if output.requires_grad:
+            self._expect_gradient(record, entry, output)
+        self.spent += time.perf_counter() - start
+
+    def _take(self, record: CallRecord, source: Captured) -> None:
+        only = ("input", "output", "weight", "bias")
+        record.reading.merge(self._read(record, source, "forward", only))
+
+    def normalized(self, output: object) -> None:
+        """Note what a normalization module returned: the activation function may receive it and change it in place."""
+        if self._wants_u and isinstance(output, Tensor) and output.grad_fn is not None:
+            source = Captured({"activation_input": output}, -1)
+            reading = take(
+                source, "forward", self.plan, self.tape, self._metric_fault("?"), ("activation_input",)
+            )
+            self._pass.normalized[output.grad_fn] = reading
+
+    def _expect_gradient(self, record: CallRecord, entry: Tensor | None, output: Tensor) -> None:
+        record.expected += 1
+        own: list[Tensor] = []
+        product = find_product(output)
+        node = product.node if product else output.grad_fn
+        if entry is not None and entry.grad_fn is not None:
+            self._connect(record, entry, own)
+        self._pass.products[node] = record
+        before = sample(flat(output), output.shape[-1]) if output._is_view() and self._wants_phi else None
+        self._pass.outputs[record] = None if before is None else (weakref.ref(output), before)
+        if product is None:
+            output.register_hook(lambda grad: self._on_gradient(record, grad, None, own))
+        else:
+            product.node.register_hook(self._product_hook(record, product, own))
+
+    def _product_hook(
+        self, record: CallRecord, product: Product, own: list[Tensor]
+    ) -> Callable[[Any, Any], None]:
+        edge = product.input_edge
+
+        def hook(grad_inputs: Any, grad_outputs: Any) -> None:
+            sent = grad_inputs[edge] if edge < len(grad_inputs) else None
+            self._on_gradient(record, grad_outputs[0], sent, own)
+
+        return hook
+
+    def _on_gradient(
+        self, record: CallRecord, grad: Tensor | None, sent: Tensor | None, own: list[Tensor]
+    ) -> None:
+        if not self.open or grad is None:
+            return
+        if not self._inside:
+            # Layers called one by one, outside the model's forward, have no end of pass: let go of their graph here.
+            self._pass = _Pass(calls=self._pass.calls)
+        try:
+            record.fired += 1
+            source = Captured(
+                {"output_grad": grad, "input_grad": sent, **_parameters(record.layer)}, record.layer.unit_dim
+            )
+            record.reading.merge(self._read(record, source, "backward"))
+            if sent is not None and self._wants_total:
+                # Kept only until the gradient of the input, of which it is a part, is complete.
+                own.append(sent)
+        except Exception as error:
+            self._fault(record.layer.name, "backward hook", error)
+
+    def _connect(self, record: CallRecord, entry: Tensor, own: list[Tensor]) -> None:
+        """Find the calls that this input comes from, and await its gradient."""
+        reached = trace(entry.grad_fn, self._pass.products, self._pass.visited)
+        for one in reached:
+            self._resolve(one.call, one.path)
+        if record.key not in self._known and not record.parents:
+            found = ancestors(entry.grad_fn, self._pass.products, self._pass.memo)
+            record.parents = frozenset(parent.key for parent in found)
+        sources = [one.call for one in reached]
+        if self._wants_total:
+            entry.register_hook(lambda grad: self._on_total(record, sources, grad, own))
+
+    def _on_total(
+        self, record: CallRecord, sources: list[CallRecord], grad: Tensor, own: list[Tensor]
+    ) -> None:
+        if not self.open:
+            return
+        try:
+            sent = own.pop() if own else None
+            if sent is not None and sent.data_ptr() == grad.data_ptr() and sent.numel() == grad.numel():
+                grad = sent
+            source = Captured(
+                {"input_grad": sent, "input_grad_total": grad, "next_input_grad": grad}, record.layer.unit_dim
+            )
+            record.reading.merge(self._read(record, source, "input_total"))
+            if sources:
+                shared = self._read(record, source, "next")
+                for parent in sources:
+                    parent.reading.merge(shared)
+        except Exception as error:
+            self._fault(record.layer.name, "input gradient hook", error)
+
+    def _resolve(self, record: CallRecord, path: tuple[Any, ...]) -> None:
+        """Read off what follows a call: normalization, activation function, its saved values."""
+        seen = self._pass.outputs.get(record)
+        way = read_way(path, seen is not None)
+        record.norm = way.norm
+        phi = self._phi(record, way)
+        record.activation = phi.name if phi else ("identity" if way.activation == "identity" else "?")
+        if self._wants_u:
+            self._merge_u(record, way, phi)
+        if phi is None:
+            return
+        source = CapturedPhi(phi, record.layer.unit_dim)
+        record.reading.merge(self._read(record, source, "activation"))
+        if self.plan.needs("dead_units"):
+            self._take_flat_units(record, source, phi)
+        if self._wants_phi_grad and way.node is not None:
+            way.node.register_hook(lambda sent, got: self._on_phi_gradient(record, sent, got))
+
+    def _phi(self, record: CallRecord, way: Way) -> Phi | None:
+        try:
+            if way.activation == "known":
+                return recognise(way.node)
+            if way.activation == "softsign" and way.node is not None:
+                return softsign(way.node._saved_self)
+            seen = self._pass.outputs.get(record)
+            after = seen[0]() if seen else None
+            if way.activation == "hidden" and seen and after is not None:
+                result = after.detach()
+                return recognise_by_values(seen[1], sample(flat(result), result.shape[-1]), result)
+        except RuntimeError as error:
+            self._fault(record.layer.name, "saved activation", error)
+        return None
+
+    def _merge_u(self, record: CallRecord, way: Way, phi: Phi | None) -> None:
+        if phi is not None and phi.saved_input:
+            source = CapturedPhi(phi, record.layer.unit_dim)
+            record.reading.merge(self._read(record, source, "forward", ("activation_input",)))
+        elif way.direct and way.norm == "none":
+            record.reading.merge(self._pass.provisional.get(record, Reading()))
+        elif way.direct:
+            record.reading.merge(self._pass.normalized.get(way.norm_node, Reading()))
+
+    def _take_flat_units(self, record: CallRecord, source: CapturedPhi, phi: Phi) -> None:
+        slope = source.get(Request("slope", "units"))
+        if isinstance(slope, Tensor) and slope.numel():
+            share = (slope == 0).double().mean(dim=(0, 2))
+            record.unit_step = unit_step(
+                phi.saved.shape[record.layer.unit_dim],
+                phi.saved.numel() // phi.saved.shape[record.layer.unit_dim],
+            )
+            record.reading.flat_units.append((slope.shape[0], share.numel(), self.tape.put(share)))
+
+    def _on_phi_gradient(self, record: CallRecord, sent: Any, got: Any) -> None:
+        if not self.open:
+            return
+        try:
+            tensors = {"activation_grad": got[0], "activation_input_grad": sent[0]}
+            source = Captured(tensors, record.layer.unit_dim)
+            record.reading.merge(self._read(record, source, "activation_backward"))
+        except Exception as error:
+            self._fault(record.layer.name, "activation gradient hook", error)
+
+    def _read(self, record: CallRecord, source: Any, phase: Any, only: tuple[str, ...] = ()) -> Reading:
+        return take(source, phase, self.plan, self.tape, self._metric_fault(record.layer.name), only)
+
+    def _metric_fault(self, layer: str) -> Callable[[str, Exception], None]:
+        return lambda metric, error: self._fault(layer, f"metric {metric!r}", error)
+
+
+def _parameters(layer: Layer) -> dict[str, Tensor | None]:
+    return {"weight": layer.weight, "bias": layer.bias}
+
+
+def _tensors(value: object) -> Iterable[Tensor]:
+    """All tensors in a nest of tuples, lists, mappings and dataclass-like objects."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for one in value.values():
+            yield from _tensors(one)
+    elif isinstance(value, tuple | list):
+        for one in value:
+            yield from _tensors(one)
+    elif hasattr(value, "__dict__") and not isinstance(value, torch.nn.Module):
+        yield from _tensors(vars(value))

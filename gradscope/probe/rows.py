@@ -1,0 +1,187 @@
+"""Turn what a recorded step took into rows: combine micro-batches, run the metrics of moments, gather windows."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradscope.metrics import Metric
+from gradscope.probe.histograms import histogram_row
+from gradscope.probe.recorder import CallRecord, FaultHandler, Key
+from gradscope.signals import Moments, pool_moments
+
+WINDOW_SAMPLES = 64
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of one step: values and whether they are present, shape (calls, metrics)."""
+
+    values: NDArray[np.float64]
+    present: NDArray[np.bool_]
+
+
+@dataclass
+class UnitWindow:
+    """Per sampled unit: was the slope zero on every sample of the last recorded steps, at least 64 samples of them?"""
+
+    steps: deque[tuple[int, NDArray[np.bool_]]] = field(default_factory=deque)
+
+    def push(self, samples: int, flat_everywhere: NDArray[np.bool_]) -> None:
+        """Add a step and forget those no longer needed to reach 64 samples."""
+        if self.steps and self.steps[-1][1].shape != flat_everywhere.shape:
+            self.steps.clear()
+        self.steps.append((samples, flat_everywhere))
+        while self.samples - self.steps[0][0] >= WINDOW_SAMPLES:
+            self.steps.popleft()
+
+    @property
+    def samples(self) -> int:
+        """Samples in the window."""
+        return sum(samples for samples, _ in self.steps)
+
+    @property
+    def dead(self) -> NDArray[np.bool_] | None:
+        """Per unit; None below 64 samples."""
+        if self.samples < WINDOW_SAMPLES:
+            return None
+        return np.logical_and.reduce([flat for _, flat in self.steps])
+
+
+def build_rows(
+    records: Sequence[CallRecord],
+    metrics: Sequence[Metric],
+    numbers: NDArray[np.float64],
+    dead: Mapping[Key, NDArray[np.bool_]],
+    fault: FaultHandler,
+) -> Rows:
+    """Evaluate every metric on every call."""
+    values = np.full((len(records), len(metrics)), np.nan)
+    present = np.zeros(values.shape, dtype=np.bool_)
+    moments = _Moments(records, numbers)
+    for column, metric in enumerate(metrics):
+        try:
+            if metric.phase is None:
+                which, found = _of_moments(metric, moments)
+            elif metric.phase == "window":
+                which, found = _of_windows(metric, records, dead)
+            else:
+                which, found = _of_tensors(metric, records, numbers)
+            values[which, column], present[which, column] = found, True
+        except Exception as error:
+            fault("all layers", f"metric {metric.name!r}", error)
+    return Rows(values, present)
+
+
+class _Moments:
+    """Moments of the calls, pooled over micro-batches, once for all metrics."""
+
+    def __init__(self, records: Sequence[CallRecord], numbers: NDArray[np.float64]) -> None:
+        self._records = records
+        self._numbers = numbers
+        self._pooled: dict[str, NDArray[np.float64]] = {}
+
+    def pooled(self, signal: str) -> NDArray[np.float64]:
+        """Shape (calls, 4); a row of NaN counts where the signal was not seen."""
+        if signal not in self._pooled:
+            self._pooled[signal] = np.asarray([self._one(record, signal) for record in self._records])
+        return self._pooled[signal]
+
+    def _one(self, record: CallRecord, signal: str) -> tuple[float, float, float, float]:
+        parts = record.reading.moments.get(signal)
+        if not parts:
+            return (-1.0, 0.0, 0.0, 0.0)
+        numbers = self._numbers
+        return pool_moments([(count, numbers[at], numbers[at + 1], numbers[at + 2]) for count, at in parts])
+
+
+def _of_moments(metric: Metric, moments: _Moments) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    tables = [moments.pooled(request.signal) for request in metric.requests]
+    which = np.flatnonzero(np.all([table[:, 0] >= 0 for table in tables], axis=0))
+    arguments = [Moments(*(table[which, part] for part in range(4))) for table in tables]
+    return which, np.asarray(metric.function(*arguments), dtype=np.float64)
+
+
+def _of_tensors(
+    metric: Metric, records: Sequence[CallRecord], numbers: NDArray[np.float64]
+) -> tuple[list[int], list[float]]:
+    which, found = [], []
+    for row, record in enumerate(records):
+        parts = record.reading.values.get(metric.name)
+        if parts:
+            which.append(row)
+            weights = np.asarray([weight for weight, _ in parts], dtype=np.float64)
+            values = np.asarray([numbers[at] for _, at in parts])
+            found.append(_combine(metric.spec.combine, values, weights))
+    return which, found
+
+
+def _combine(how: str, values: NDArray[np.float64], weights: NDArray[np.float64]) -> float:
+    if len(values) == 1:
+        return float(values[0])
+    if how == "rss":
+        return float(np.sqrt(np.sum(values**2)))
+    if how == "max":
+        return float(np.max(values))
+    return float(np.sum(values * weights) / np.sum(weights)) if weights.any() else float("nan")
+
+
+def _of_windows(
+    metric: Metric, records: Sequence[CallRecord], dead: Mapping[Key, NDArray[np.bool_]]
+) -> tuple[list[int], list[float]]:
+    which = [row for row, record in enumerate(records) if record.key in dead]
+    return which, [float(metric.function(dead[records[row].key])) for row in which]
+
+
+def push_windows(
+    records: Sequence[CallRecord], numbers: NDArray[np.float64], windows: dict[Key, UnitWindow]
+) -> dict[Key, NDArray[np.float64]]:
+    """Add the step to the windows of its calls; return the share of flat samples by unit."""
+    shares: dict[Key, NDArray[np.float64]] = {}
+    for record in records:
+        parts = [part for part in record.reading.flat_units if part[1] == record.reading.flat_units[0][1]]
+        if not parts:
+            continue
+        samples = sum(count for count, _, _ in parts)
+        total = sum(count * numbers[at : at + units] for count, units, at in parts)
+        shares[record.key] = np.asarray(total, dtype=np.float64) / max(samples, 1)
+        windows.setdefault(record.key, UnitWindow()).push(samples, shares[record.key] == 1.0)
+    return shares
+
+
+def unit_rows(
+    step: int,
+    record: CallRecord,
+    call_id: int,
+    share: NDArray[np.float64],
+    window: UnitWindow,
+) -> list[dict[str, Any]]:
+    """Rows of ``units/`` for one call; ``dead`` is null below 64 samples."""
+    dead = window.dead
+    return [
+        {
+            "step": step,
+            "id": call_id,
+            "unit": place * record.unit_step,
+            "samples": window.samples,
+            "flat_fraction": float(share[place]),
+            "dead": None if dead is None else bool(dead[place]),
+        }
+        for place in range(len(share))
+    ]
+
+
+def histogram_rows(
+    step: int, records: Sequence[CallRecord], ids: Mapping[Key, int], numbers: NDArray[np.float64]
+) -> list[dict[str, Any]]:
+    """Rows of ``histograms/``."""
+    return [
+        histogram_row(step, ids[record.key], quantity, parts, numbers)
+        for record in records
+        for quantity, parts in record.reading.histograms.items()
+    ]

@@ -1,0 +1,62 @@
+"""The layer table: ids in order of discovery, depths in order of execution."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from gradscope.probe.layers import Layer
+from gradscope.probe.recorder import CallRecord, Key
+from gradscope.spec import LayerSpec
+
+
+class LayerTable:
+    """Knows every layer call seen so far and numbers it."""
+
+    def __init__(self, known: Iterable[LayerSpec] = ()) -> None:
+        specs = sorted(known, key=lambda spec: spec.depth)
+        self._order: list[Key] = [(spec.layer, spec.call) for spec in specs]
+        self.ids: dict[Key, int] = {(spec.layer, spec.call): spec.id for spec in specs}
+        self._specs: dict[Key, LayerSpec] = {(spec.layer, spec.call): spec for spec in specs}
+
+    def update(self, records: Sequence[CallRecord]) -> bool:
+        """Take in the calls of a step, in order of execution; tell whether the table changed."""
+        before = self.specs
+        previous: Key | None = None
+        for record in records:
+            if record.key not in self.ids:
+                place = self._order.index(previous) + 1 if previous is not None else 0
+                self._order.insert(place, record.key)
+                self.ids[record.key] = len(self.ids)
+            previous = record.key
+        for record in records:
+            if record.key not in self._specs or self._specs[record.key].activation == "?":
+                self._specs[record.key] = self._describe(record)
+        return self.specs != before
+
+    def _describe(self, record: CallRecord) -> LayerSpec:
+        known = self._specs.get(record.key)
+        layer: Layer = record.layer
+        fan_in, fan_out = layer.fans
+        parents = tuple(sorted(self.ids[key] for key in record.parents if key in self.ids))
+        return LayerSpec(
+            id=self.ids[record.key],
+            layer=layer.name,
+            call=record.call,
+            depth=0,
+            parents=known.parents if known is not None and not parents else parents,
+            kind=layer.kind,
+            activation=record.activation,
+            norm=record.norm,
+            fan_in=fan_in,
+            fan_out=fan_out,
+            parameters=layer.parameters,
+        )
+
+    @property
+    def specs(self) -> tuple[LayerSpec, ...]:
+        """All calls, with the depths that the order gives."""
+        return tuple(_at(self._specs[key], depth) for depth, key in enumerate(self._order, start=1))
+
+
+def _at(spec: LayerSpec, depth: int) -> LayerSpec:
+    return LayerSpec(**{**spec.__dict__, "depth": depth})

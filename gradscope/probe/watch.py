@@ -1,0 +1,185 @@
+"""``watch``: check the arguments, open the run, attach the probe."""
+
+from __future__ import annotations
+
+import atexit
+import platform
+import sys
+import time
+import warnings
+import weakref
+from collections.abc import Iterable, Mapping
+from os import PathLike, fspath
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+
+from gradscope.errors import InvalidTypeError, InvalidValueError, NotYetError
+from gradscope.metrics import select, wants_histograms
+from gradscope.probe.capture import make_plan
+from gradscope.probe.layers import LayerFilter, find_layers
+from gradscope.probe.probe import Probe
+from gradscope.runs import Writer
+
+_probes: weakref.WeakKeyDictionary[nn.Module, weakref.ref[Probe]] = weakref.WeakKeyDictionary()
+
+
+def watch(
+    model: nn.Module,
+    optimizer: Optimizer | Iterable[Optimizer] | None = None,
+    *,
+    out: str | PathLike[str] | None = None,
+    every: int | Literal["auto"] = 10,
+    metrics: str | Iterable[str] = "default",
+    layers: LayerFilter = None,
+    sample: tuple[Any, Any] | None = None,
+    information_every: int = 100,
+    scaler: object | None = None,
+    resume: bool = False,
+    name: str | None = None,
+    config: Mapping[str, Any] | None = None,
+) -> Probe:
+    """Watch a model while it trains, and record every layer's gradients, activations and weights into a run.
+
+    Losses, parameters, gradients, buffers and random states are the same with and without. Each step of the optimizer
+    closes a step of the run; without an optimizer call ``probe.step()`` after backward.
+
+    Args:
+        model: Any module with Linear or convolution layers.
+        optimizer: Whose steps are counted; a list where several share the model (a step closes when all of them
+            have stepped).
+        out: Folder of the run; ``runs/<name or date>`` by default.
+        every: Record the steps k with k % every == 0.
+        metrics: ``"default"``, ``"all"``, ``"histograms"``, a group, a metric, or a list of these.
+        layers: fnmatch pattern on qualified names, a list of them, or a callable (name, module) -> bool.
+        sample: Not in this version: a fixed sample (x, y) for information metrics.
+        information_every: Steps between two information measurements, once ``sample`` is taken.
+        scaler: Not in this version: the GradScaler of a mixed-precision training.
+        resume: Continue the run in ``out``, with its step numbers.
+        name: What tables call the run; the folder's name by default.
+        config: What tells this run from others (depth, activation, learning rate, ...).
+
+    Returns:
+        The probe; use it as a context manager, or close it.
+
+    Raises:
+        InvalidTypeError: for a model that is no module, or another argument of the wrong type.
+        InvalidValueError: for a model without layers, ``every`` below 1.
+        UnknownNameError: for an unknown metric or a layer pattern that matches nothing; it lists the choices.
+        RunExistsError: if ``out`` holds a run and ``resume`` is False.
+        NotYetError: for ``scaler``, ``sample`` and ``every="auto"``, which this version would ignore.
+    """
+    _refuse_ignored(sample, scaler, every)
+    target = model.module if isinstance(model, DistributedDataParallel) else model
+    found = find_layers(target, layers)
+    optimizers = _optimizers(optimizer)
+    plan = make_plan(select(metrics), wants_histograms(metrics))
+    _close_previous(target)
+    writer = Writer(
+        fspath(out) if out is not None else _default_folder(name),
+        metrics=[metric.spec for metric in plan.metrics],
+        config=_config(config),
+        environment=_environment(target),
+        name=name,
+        every=_every(every),
+        resume=resume,
+        rank=_rank(),
+    )
+    probe = Probe(target, optimizers, found, plan, writer, _every(every))
+    _probes[target] = weakref.ref(probe)
+    return probe
+
+
+def _refuse_ignored(sample: object, scaler: object, every: object) -> None:
+    if scaler is not None:
+        raise NotYetError(
+            "scaler= is not supported yet: recorded gradients would keep the loss scale; leave it out"
+        )
+    if sample is not None:
+        raise NotYetError(
+            "sample= is not supported yet: no information metric would be recorded; leave it out"
+        )
+    if every == "auto":
+        raise NotYetError("every='auto' is not supported yet; give a number of steps, such as every=10")
+
+
+def _every(every: object) -> int:
+    if isinstance(every, bool) or not isinstance(every, int):
+        raise InvalidTypeError(f"every is a whole number of steps, not {every!r}")
+    if every < 1:
+        raise InvalidValueError(f"every is at least 1, not {every}")
+    return every
+
+
+def _optimizers(optimizer: object) -> tuple[Optimizer, ...]:
+    if optimizer is None:
+        return ()
+    given = [optimizer] if isinstance(optimizer, Optimizer) else optimizer
+    if not isinstance(given, Iterable):
+        raise InvalidTypeError(
+            f"optimizer is a torch.optim.Optimizer or a list of them, not {type(optimizer).__name__}"
+        )
+    found = tuple(given)
+    for one in found:
+        if not isinstance(one, Optimizer):
+            raise InvalidTypeError(
+                f"optimizer is a torch.optim.Optimizer or a list of them, not {type(one).__name__}"
+            )
+    return found
+
+
+def _config(config: object) -> dict[str, Any]:
+    if config is None:
+        return {}
+    if not isinstance(config, Mapping):
+        raise InvalidTypeError(f"config is a mapping of names to values, not {type(config).__name__}")
+    return dict(config)
+
+
+def _default_folder(name: str | None) -> str:
+    if name is not None:
+        return f"runs/{name}"
+    return f"runs/{time.strftime('%Y%m%d-%H%M%S')}-{time.time_ns() % 10**6:06d}"
+
+
+def _rank() -> int:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return int(torch.distributed.get_rank())
+    return 0
+
+
+def _environment(model: nn.Module) -> dict[str, Any]:
+    devices = sorted({str(parameter.device) for parameter in model.parameters()})
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "platform": platform.platform(),
+        "device": ", ".join(devices),
+        "model": type(model).__name__,
+        "command": " ".join(sys.argv[:1]),
+    }
+
+
+def _close_previous(model: nn.Module) -> None:
+    previous = _probes.pop(model, None)
+    probe = previous() if previous is not None else None
+    if probe is not None and not probe.closed:
+        warnings.warn("this model was being watched already; the first probe is closed", stacklevel=3)
+        probe.close()
+
+
+@atexit.register
+def _close_all() -> None:
+    """A script that ends without closing leaves a finished run, or a failed one if an exception ended it."""
+    error = getattr(sys, "last_value", None)
+    for reference in list(_probes.values()):
+        probe = reference()
+        if probe is not None and error is None:
+            probe.close()
+        elif probe is not None:
+            probe.close("failed", f"{type(error).__name__}: {error}")
