@@ -1,0 +1,133 @@
+"""What a check returns, and the letter they make together."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Literal
+
+import pandas as pd
+
+Severity = Literal["critical", "warning", "note"]
+SEVERITIES: tuple[Severity, ...] = ("critical", "warning", "note")
+WIDTH = 100
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something wrong with the flow of gradients, with the numbers that show it.
+
+    Attributes:
+        code: Name of the check, such as ``vanishing``.
+        title: The finding in a few words.
+        severity: ``critical``, ``warning`` or ``note``.
+        layers: Depths concerned, ascending; none where it concerns no layer.
+        steps: The steps that show it.
+        evidence: The numbers, by name.
+        cause: What is seen, and what brings it about.
+        remedy: What to try.
+        source: Where threshold and remedy come from.
+    """
+
+    code: str
+    title: str
+    severity: Severity
+    layers: tuple[int, ...]
+    steps: tuple[int, ...]
+    evidence: Mapping[str, float]
+    cause: str
+    remedy: str
+    source: str
+
+    def __str__(self) -> str:
+        numbers = ", ".join(f"{name} = {value:.4g}" for name, value in self.evidence.items())
+        lines = {
+            "Where": f"{_span('layer', self.layers)}; {_span('step', self.steps)}",
+            "Numbers": numbers,
+            "Cause": self.cause,
+            "Remedy": self.remedy,
+            "Source": self.source,
+        }
+        head = f"{self.severity.upper()}: {self.title} [{self.code}]"
+        return "\n".join([head, *(_paragraph(name, text) for name, text in lines.items() if text)])
+
+
+@dataclass(frozen=True)
+class NotApplicable:
+    """A check that could not be made, and why: silence is no clean bill of health."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Findings:
+    """The findings of a diagnosis, worst first; as a string, a letter.
+
+    Attributes:
+        run: Name of the run.
+        findings: Worst first.
+        healthy: Codes of the checks that were made and found nothing.
+        not_applicable: Codes of the checks that could not be made, with the reason.
+    """
+
+    run: str
+    findings: tuple[Finding, ...]
+    healthy: tuple[str, ...] = ()
+    not_applicable: Mapping[str, NotApplicable] = field(default_factory=dict)
+
+    def __iter__(self) -> Iterator[Finding]:
+        return iter(self.findings)
+
+    def __len__(self) -> int:
+        return len(self.findings)
+
+    def __getitem__(self, place: int) -> Finding:
+        return self.findings[place]
+
+    @property
+    def codes(self) -> tuple[str, ...]:
+        """Codes of the findings, worst first."""
+        return tuple(one.code for one in self.findings)
+
+    def frame(self) -> pd.DataFrame:
+        """Return one row per finding, worst first; the columns are the fields of `Finding`."""
+        names = [one.name for one in fields(Finding)]
+        return pd.DataFrame([asdict(one) for one in self.findings], columns=pd.Index(names))
+
+    def __str__(self) -> str:
+        count = len(self.findings)
+        found = {0: "nothing found", 1: "1 finding"}.get(count, f"{count} findings")
+        parts = [f"Diagnosis of run {self.run!r}: {found}"]
+        parts += [f"{place}. {one}" for place, one in enumerate(self.findings, start=1)]
+        if self.healthy:
+            parts.append(f"Examined, and nothing found: {', '.join(self.healthy)}.")
+        if self.not_applicable:
+            reasons = [f"  {code}: {one.reason}" for code, one in self.not_applicable.items()]
+            parts.append("\n".join(["Could not be examined:", *reasons]))
+        return "\n\n".join(parts)
+
+
+def severity_order(finding: Finding) -> tuple[int, float]:
+    """Return the key that sorts findings worst first: severity, then how many decades are lost or gained."""
+    decades = abs(finding.evidence.get("decades", math.inf))
+    return SEVERITIES.index(finding.severity), -decades
+
+
+def _span(what: str, numbers: tuple[int, ...]) -> str:
+    if not numbers:
+        return f"no {what}"
+    if len(numbers) == 1:
+        return f"{what} {numbers[0]}"
+    if len(numbers) == 2:
+        return f"{what}s {numbers[0]} and {numbers[1]}"
+    if numbers == tuple(range(numbers[0], numbers[-1] + 1)):
+        return f"{what}s {numbers[0]} to {numbers[-1]}"
+    return f"{len(numbers)} {what}s from {numbers[0]} to {numbers[-1]}"
+
+
+def _paragraph(name: str, text: str) -> str:
+    indent = " " * 12
+    lines = textwrap.wrap(text, WIDTH - len(indent), break_on_hyphens=False)
+    return f"   {name + ':':9}" + f"\n{indent}".join(lines)

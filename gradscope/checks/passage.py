@@ -1,0 +1,128 @@
+"""How the gradient passes through the trunk at a step: what the checks of vanishing and exploding look at."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from gradscope.checks.finding import NotApplicable
+from gradscope.errors import InvalidValueError
+from gradscope.runs import Decay, Run
+from gradscope.runs.decay import LEAST
+from gradscope.runs.ledger import REQUIRED
+
+METRIC = "output_grad_norm"
+EXAMINED = 200
+"""Most recorded steps looked at to tell since when something holds."""
+
+
+@dataclass(frozen=True)
+class Passage:
+    """The gradient's way through the hidden layers of the trunk at one step.
+
+    Attributes:
+        step: The step.
+        decay: Factor per layer, with interval and total.
+        path: Depths of the hidden layers used, ascending.
+        blocked: The lowest of them receives an exact zero although the head receives a gradient.
+    """
+
+    step: int
+    decay: Decay
+    path: tuple[int, ...]
+    blocked: bool
+
+    @property
+    def decades(self) -> float:
+        """Return log10 of the total factor; -inf where nothing arrives."""
+        return -math.inf if self.blocked else self.decay.decades
+
+
+def passage(run: Run, step: int) -> Passage | NotApplicable:
+    """Describe the passage at one recorded step, or say why nothing can be said of it."""
+    profile = run.profile(METRIC, step)
+    trunk = [depth for depth in run.trunk if depth in profile.index]
+    hidden = tuple(depth for depth in trunk if depth != run.trunk[-1])
+    values = profile.loc[trunk].to_numpy(np.float64)
+    if not np.isfinite(values).all():
+        return NotApplicable(f"a norm of the output gradient is NaN or infinite at step {step}")
+    decay = run.decay(step)
+    if values.any() and len(hidden) and profile[hidden[0]] == 0.0:
+        return Passage(step, decay, hidden, blocked=True)
+    if len(hidden) <= LEAST:
+        return NotApplicable(
+            f"an interval takes {LEAST + 1} hidden layers along one path to the head, "
+            f"and step {step} has {len(hidden)} of {len(run.specs)} layers there"
+        )
+    if math.isnan(decay.low):
+        return NotApplicable(
+            f"the output gradient is exactly zero in some layers of the trunk at step {step}"
+        )
+    return Passage(step, decay, hidden, blocked=False)
+
+
+def first_and_last(run: Run) -> tuple[Passage | NotApplicable, Passage | NotApplicable] | NotApplicable:
+    """Describe the passage at the first and the last recorded step."""
+    if METRIC not in run.metrics:
+        return NotApplicable(f"the metric {METRIC} was not recorded")
+    steps = run.steps(METRIC)
+    if not steps or not run.specs:
+        return NotApplicable("no output gradient has been recorded yet")
+    return passage(run, steps[0]), passage(run, steps[-1])
+
+
+def holds_since(run: Run, holds: Callable[[Passage], bool]) -> int:
+    """Return the first of the steps from which on, up to the last recorded one, `holds` is true.
+
+    At most 200 recorded steps are examined, evenly spaced.
+    """
+    steps = run.steps(METRIC)
+    places = np.unique(np.linspace(0, len(steps) - 1, EXAMINED).astype(int))
+    chosen = [steps[int(place)] for place in places]
+    since = chosen[-1]
+    for step in reversed(chosen[:-1]):
+        seen = passage(run, step)
+        if isinstance(seen, NotApplicable) or not holds(seen):
+            break
+        since = step
+    return since
+
+
+@dataclass(frozen=True)
+class Split:
+    """log10 of what each kind of factor contributes to the passage; NaN where the ledger has a gap."""
+
+    weights: float
+    activations: float
+    paths: float
+
+
+def split(run: Run, seen: Passage) -> Split:
+    """Sum the ledger over the passage, apart for weights, activation functions, and skips or branches."""
+    if any(name not in run.metrics for name in REQUIRED):
+        return Split(math.nan, math.nan, math.nan)
+    try:
+        book = run.ledger(seen.step)
+    except InvalidValueError:  # one of the three has no value at this step
+        return Split(math.nan, math.nan, math.nan)
+    upper, lower = list(seen.path[1:]), list(seen.path[:-1])
+    return Split(
+        weights=_total(book.loc[upper, "log10_weight_gain"].to_list()),
+        activations=_total(book.loc[lower, "log10_activation_gain"].to_list()),
+        paths=_total(book.loc[upper, "log10_path_gain"].to_list()),
+    )
+
+
+def activation_of(run: Run, path: Sequence[int]) -> str:
+    """Return the activation function that most layers of the path have."""
+    depths = set(path)
+    found = Counter(one.activation for one in run.specs if one.depth in depths)
+    return found.most_common(1)[0][0] if found else "?"
+
+
+def _total(logs: Sequence[float]) -> float:
+    return float(np.sum(np.asarray(logs, dtype=np.float64)))

@@ -1,0 +1,75 @@
+"""What the checks of vanishing and exploding have in common: one looks down, the other up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from gradscope.checks.finding import Finding, NotApplicable, Severity
+from gradscope.checks.passage import Passage, Split, activation_of, first_and_last, holds_since, split
+from gradscope.checks.wording import duration, numbers, observed
+from gradscope.runs import Run
+
+
+@dataclass(frozen=True)
+class Trend:
+    """A check of the gradient's passage.
+
+    Attributes:
+        code: Name of the check.
+        title: Title of its finding.
+        holds: Whether a passage shows it.
+        severe: Whether a passage that shows it is critical.
+        remedy: What to try, given the passage, the activation function and what each kind of factor contributes.
+        source: Where thresholds and remedies come from.
+    """
+
+    code: str
+    title: str
+    holds: Callable[[Passage], bool]
+    severe: Callable[[Passage], bool]
+    remedy: Callable[[Passage, str, Split], str]
+    source: str
+
+
+def examine(trend: Trend, run: Run) -> list[Finding] | NotApplicable:
+    """Look at the first and the last recorded step; one that cannot be judged does not silence the other."""
+    ends = first_and_last(run)
+    if isinstance(ends, NotApplicable):
+        return ends
+    first, last = ends
+    if isinstance(first, NotApplicable) and isinstance(last, NotApplicable):
+        return last
+    early = first if isinstance(first, Passage) and trend.holds(first) else None
+    late = last if isinstance(last, Passage) and trend.holds(last) else None
+    worst = late or early
+    return [] if worst is None else [_finding(trend, run, worst, early, late)]
+
+
+def _finding(trend: Trend, run: Run, seen: Passage, early: Passage | None, late: Passage | None) -> Finding:
+    share = split(run, seen)
+    activation = activation_of(run, seen.path)
+    since = holds_since(run, trend.holds) if late and not early else seen.step
+    when = duration(early.step if early else None, late.step if late else None, since)
+    return Finding(
+        code=trend.code,
+        title=trend.title,
+        severity=_severity(trend, seen, late is not None),
+        layers=seen.path,
+        steps=_steps(early, late, since),
+        evidence=numbers(seen, share),
+        cause=f"{observed(seen, activation, share)} {when}",
+        remedy=trend.remedy(seen, activation, share),
+        source=trend.source,
+    )
+
+
+def _severity(trend: Trend, seen: Passage, lasting: bool) -> Severity:
+    if not lasting:
+        return "note"
+    return "critical" if trend.severe(seen) else "warning"
+
+
+def _steps(early: Passage | None, late: Passage | None, since: int) -> tuple[int, ...]:
+    shown = {one.step for one in (early, late) if one is not None}
+    return tuple(sorted(shown | {since}))

@@ -1,0 +1,80 @@
+"""The gradient vanishes on its way to the input."""
+
+from __future__ import annotations
+
+from gradscope.checks.finding import Finding, NotApplicable
+from gradscope.checks.passage import Passage, Split
+from gradscope.checks.trend import Trend, examine
+from gradscope.runs import Run
+
+CODE = "vanishing"
+SEVERE = -3.0
+"""Decades: AUTOTRAINER calls weight gradients vanished at 1e-3 from last to first (and 1e-4 absolute)."""
+
+# What the slope of the function and the theory of signal propagation say of each.
+_STEEPEST = {"sigmoid": "1/4"}
+_CRITICAL = {
+    "relu": "2/fan_in (kaiming)",
+    "leaky_relu": "2/((1 + slope^2) fan_in) (kaiming)",
+    "tanh": "1/fan_in (xavier) or slightly more",
+    "softsign": "1/fan_in (xavier) or slightly more",
+    "identity": "1/fan_in (xavier)",
+    "selu": "1/fan_in (lecun)",
+    "elu": "2/fan_in (kaiming) or slightly less",
+    "gelu": "2/fan_in (kaiming)",
+    "silu": "2/fan_in (kaiming)",
+}
+_SOURCE = (
+    "Hochreiter 1991; Bengio, Simard and Frasconi 1994; Glorot and Bengio 2010; He et al. 2015; "
+    "critical below 1e-3 in total: Zhang et al. 2021 (AUTOTRAINER)"
+)
+
+
+def vanishing(run: Run) -> list[Finding] | NotApplicable:
+    """Find a gradient that shrinks layer by layer towards the input.
+
+    It holds at a step if the 95 % interval of the decay (the t-interval of the increments of ln|dL/dz| along
+    the trunk's hidden layers) lies wholly below 1 **and** the total is more than a decade: |slope| *
+    increments > ln 10. Both are ratios: scale of the loss, width and batch do not matter, and no absolute
+    threshold is used. An exact zero in the lowest layer, while the head receives a gradient, is vanishing
+    too.
+
+    Severity: critical where the total is below 1e-3 or an exact zero arrives, else warning; note where it
+    held at the first recorded step and no longer at the last.
+    """
+    return examine(_TREND, run)
+
+
+def _holds(seen: Passage) -> bool:
+    return seen.blocked or (seen.decay.high < 1.0 and seen.decay.decades < -1.0)
+
+
+def _severe(seen: Passage) -> bool:
+    return seen.blocked or seen.decay.decades <= SEVERE
+
+
+def _remedy(seen: Passage, activation: str, share: Split) -> str:
+    other = "or shorten the path: normalize before the activation function, or add skip connections"
+    if seen.blocked:
+        return (
+            "look for the lowest layer that still receives a gradient: right below it every unit is dead (relu; "
+            "lower the learning rate, use leaky_relu or elu) or the numbers underflow (scale the loss)"
+        )
+    if activation in _STEEPEST:
+        steepest = _STEEPEST[activation]
+        return f"replace {activation} (slope at most {steepest}) by tanh (xavier) or relu (kaiming), {other}"
+    if share.paths < min(share.weights, share.activations, 0.0):
+        return f"look where paths meet: their gradients cancel; {other[3:]}"
+    if activation in _CRITICAL:
+        return f"initialize with the weight variance {_CRITICAL[activation]} and zero biases, {other}"
+    return f"raise the variance of the weights at initialization, {other}"
+
+
+_TREND = Trend(
+    code=CODE,
+    title="the gradient vanishes towards the input",
+    holds=_holds,
+    severe=_severe,
+    remedy=_remedy,
+    source=_SOURCE,
+)

@@ -1,0 +1,67 @@
+"""Sentences that the checks of vanishing and exploding share."""
+
+from __future__ import annotations
+
+import math
+
+from gradscope.checks.passage import Passage, Split
+
+
+def observed(seen: Passage, activation: str, share: Split) -> str:
+    """Say what the gradient goes through, and which factors make it."""
+    top, bottom = seen.path[-1], seen.path[0]
+    if seen.blocked:
+        return (
+            f"At step {seen.step} the output gradient of layer {bottom} is exactly zero in every entry, "
+            "although the head receives a gradient."
+        )
+    decay = seen.decay
+    text = (
+        f"On its way from layer {top} to layer {bottom} the output gradient is multiplied by "
+        f"{decay.rate:.3g} per layer (95 % interval {decay.low:.3g} to {decay.high:.3g}), "
+        f"in total by {_factor(seen.decades)}."
+    )
+    if math.isnan(share.weights + share.activations + share.paths):
+        return text
+    parts = f"the activation function ({activation}) makes {_factor(share.activations)}, "
+    parts += f"the weights make {_factor(share.weights)}"
+    if abs(share.paths) > 0.01:
+        parts += f", skips and branches make {_factor(share.paths)}"
+    return f"{text} Of this, {parts}."
+
+
+def duration(first: int | None, last: int | None, since: int) -> str:
+    """Say when it holds: at the first recorded step, at the last, or both."""
+    if first is not None and first == last:
+        return f"It is so at step {first}, the only one recorded."
+    if first is not None and last is not None:
+        return f"It was so at the first recorded step, {first}, and is so at the last, {last}."
+    if last is not None:
+        return (
+            f"It was not so at the first recorded step; it is so since step {since}, up to the last, {last}."
+        )
+    return f"It was so at the first recorded step, {first}, and is no longer so at the last."
+
+
+def numbers(seen: Passage, share: Split) -> dict[str, float]:
+    """Return the evidence; what is undefined is left out."""
+    found = {
+        "rate": 0.0 if seen.blocked else seen.decay.rate,
+        "low": seen.decay.low,
+        "high": seen.decay.high,
+        "decades": seen.decades,
+        "activation_decades": share.activations,
+        "weight_decades": share.weights,
+        "path_decades": share.paths,
+        "layers": float(len(seen.path)),
+    }
+    return {name: value for name, value in found.items() if not math.isnan(value)}
+
+
+def _factor(decades: float) -> str:
+    """Return 10 to the power of `decades`; as a power where no float could hold it.
+
+    >>> _factor(-1.0), _factor(-400.0)
+    ('0.1', '10^-400')
+    """
+    return f"{10.0**decades:.2g}" if abs(decades) < 300 else f"10^{decades:.0f}"
