@@ -18,9 +18,7 @@ from numpy.typing import NDArray
 
 from gradscope.errors import UnknownNameError, unknown_name
 
-Phase = Literal[
-    "forward", "activation", "activation_backward", "backward", "input_total", "next", "step", "window"
-]
+Phase = Literal["forward", "activation", "activation_backward", "backward", "input_total", "next", "step", "window"]
 FORMS = ("moments", "sample", "units")
 
 
@@ -48,21 +46,11 @@ SIGNALS = {
     for signal in (
         Signal("input", "a_{l-1}", "(N, inputs, ...)", "forward", "input of the layer"),
         Signal("output", "z_l", "(N, units, ...)", "forward", "output of the layer, before normalization"),
-        Signal(
-            "activation_input", "u_l", "(N, units, ...)", "forward", "what the activation function receives"
-        ),
-        Signal(
-            "activation", "phi(u_l)", "(N, units, ...)", "activation", "what the activation function returns"
-        ),
-        Signal(
-            "slope", "phi'(u_l)", "(N, units, ...)", "activation", "derivative of the activation function"
-        ),
-        Signal(
-            "slope_max", "max phi'", "()", "activation", "greatest slope of the activation function, a float"
-        ),
-        Signal(
-            "activation_grad", "dL/dphi(u_l)", "(N, units, ...)", "activation_backward", "gradient of phi(u)"
-        ),
+        Signal("activation_input", "u_l", "(N, units, ...)", "forward", "what the activation function receives"),
+        Signal("activation", "phi(u_l)", "(N, units, ...)", "activation", "what the activation function returns"),
+        Signal("slope", "phi'(u_l)", "(N, units, ...)", "activation", "derivative of the activation function"),
+        Signal("slope_max", "max phi'", "()", "activation", "greatest slope of the activation function, a float"),
+        Signal("activation_grad", "dL/dphi(u_l)", "(N, units, ...)", "activation_backward", "gradient of phi(u)"),
         Signal("activation_input_grad", "dL/du_l", "(N, units, ...)", "activation_backward", "gradient of u"),
         Signal("output_grad", "dL/dz_l", "(N, units, ...)", "backward", "output gradient, the error signal"),
         Signal("input_grad", "W_l^T dL/dz_l", "(N, inputs, ...)", "backward", "what this call sends back"),
@@ -70,17 +58,11 @@ SIGNALS = {
         Signal("next_input_grad", "dL/da_l", "(N, ...)", "next", "total gradient of the next layer's input"),
         Signal("weight", "W_l", "(units, inputs, ...)", "step", "weight, before the optimizer step"),
         Signal("bias", "b_l", "(units,)", "step", "bias, before the optimizer step"),
-        Signal(
-            "weight_grad", "dL/dW_l", "(units, inputs, ...)", "step", "what the optimizer is about to apply"
-        ),
+        Signal("weight_grad", "dL/dW_l", "(units, inputs, ...)", "step", "what the optimizer is about to apply"),
         Signal("bias_grad", "dL/db_l", "(units,)", "step", "what the optimizer is about to apply"),
         Signal("weight_grad_raw", "dL/dW_l", "(units, inputs, ...)", "step", "before clipping and averaging"),
-        Signal(
-            "weight_update", "Delta W_l", "(units, inputs, ...)", "step", "what the optimizer step changed"
-        ),
-        Signal(
-            "dead_units", "", "(units,)", "window", "per sampled unit: slope 0 on all of 64 or more samples"
-        ),
+        Signal("weight_update", "Delta W_l", "(units, inputs, ...)", "step", "what the optimizer step changed"),
+        Signal("dead_units", "", "(units,)", "window", "per sampled unit: slope 0 on all of 64 or more samples"),
     )
 }
 # These two are at hand whenever something else of the layer is.
@@ -116,12 +98,7 @@ def parse_signal(name: str) -> Request:
     if name in SIGNALS:
         return Request(name, "")
     base, _, form = name.rpartition("_")
-    if (
-        base in SIGNALS
-        and form in FORMS
-        and base not in _ONE_FORM
-        and not (form == "units" and base in _NO_UNITS)
-    ):
+    if base in SIGNALS and form in FORMS and base not in _ONE_FORM and not (form == "units" and base in _NO_UNITS):
         return Request(base, form)
     raise _unknown_signal(name)
 

@@ -107,9 +107,7 @@ def metric(
 
 def _phase(name: str, requests: tuple[Request, ...]) -> Phase | None:
     if not requests:
-        raise InvalidValueError(
-            f"metric {name!r} takes no signals; name at least one of: {', '.join(SIGNALS)}"
-        )
+        raise InvalidValueError(f"metric {name!r} takes no signals; name at least one of: {', '.join(SIGNALS)}")
     tensors = [request for request in requests if request.form != "moments"]
     phases = {request.phase for request in tensors if request.signal not in ANY_PHASE}
     # What a layer sends back is kept until the gradient of its input is complete.
@@ -120,7 +118,7 @@ def _phase(name: str, requests: tuple[Request, ...]) -> Phase | None:
     if len(phases) > 1 or (phases and len(tensors) != len(requests)):
         asked = ", ".join(f"{request.signal} ({request.phase})" for request in requests)
         raise InvalidValueError(
-            f"metric {name!r} asks for tensors of several phases: {asked}; take the tensors of one phase, or moments only"
+            f"metric {name!r} asks for tensors of several phases: {asked}; take tensors of one phase, or moments only"
         )
     if not tensors:
         return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gradscope.probe.probe import Probe
-from gradscope.probe.watch import watch
+from gradscope.probe.observer import Probe
+from gradscope.probe.watching import watch
 
 __all__ = ["Probe", "watch"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, cast
 
 from torch import Tensor
 
@@ -135,9 +135,7 @@ def make_plan(metrics: Sequence[Metric], histograms: bool) -> Plan:
 Fault = Callable[[str, Exception], None]
 
 
-def take(
-    source: Source, phase: Phase, plan: Plan, tape: Tape, fault: Fault, only: tuple[str, ...] = ()
-) -> Reading:
+def take(source: Source, phase: Phase, plan: Plan, tape: Tape, fault: Fault, only: tuple[str, ...] = ()) -> Reading:
     """Reduce what a moment shows to numbers on the tape.
 
     Args:
@@ -187,7 +185,7 @@ def _number(value: object) -> Tensor | float:
         if value.numel() != 1:
             raise TypeError(f"a metric returns one number, not a tensor of shape {tuple(value.shape)}")
         return value.reshape(())
-    return float(value)  # type: ignore[arg-type]
+    return float(cast("float", value))
 
 
 def _count(quantity: str, source: Source, reading: Reading, tape: Tape) -> None:

@@ -40,9 +40,7 @@ def survey(
     faults: Mapping[str, str],
 ) -> list[Coverage]:
     """Judge every layer of a recorded step."""
-    return [
-        _judge(layer, [one for one in records if one.layer is layer], uncounted, faults) for layer in layers
-    ]
+    return [_judge(layer, [one for one in records if one.layer is layer], uncounted, faults) for layer in layers]
 
 
 def _judge(

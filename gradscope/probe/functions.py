@@ -101,7 +101,8 @@ def _elu_from_input(node: Any) -> Phi:
     alpha, scale, input_scale = node._saved_alpha, node._saved_scale, node._saved_input_scale
 
     def value(u: Tensor) -> Tensor:
-        return torch.ops.aten.elu(u, alpha, scale, input_scale)
+        result: Tensor = torch.ops.aten.elu(u, alpha, scale, input_scale)
+        return result
 
     def slope(u: Tensor) -> Tensor:
         below = alpha * scale * input_scale * torch.exp(u * input_scale)

@@ -33,6 +33,7 @@ class Hook:
         self._call = call
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call what the hook is bound to."""
         return self._call(*args, **kwargs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Callable[..., None]:
@@ -40,6 +41,16 @@ class Hook:
 
     def __reduce__(self) -> tuple[Callable[[], Callable[..., None]], tuple[()]]:
         return _make_inert, ()
+
+
+def on_gradient(tensor: Any, hook: Callable[..., None]) -> Any:
+    """Call a hook with the gradient of a tensor; torch leaves ``register_hook`` untyped."""
+    return tensor.register_hook(hook)
+
+
+def on_accumulation(parameter: Any, hook: Callable[..., None]) -> Any:
+    """Call a hook when a gradient has been added to ``parameter.grad``; untyped in torch as well."""
+    return parameter.register_post_accumulate_grad_hook(hook)
 
 
 class HookSet:

@@ -88,10 +88,8 @@ def find_layers(model: nn.Module, layers: LayerFilter = None) -> tuple[Layer, ..
         raise InvalidTypeError(
             "DataParallel copies the model at every step; use DistributedDataParallel, or watch model.module"
         )
-    found = {
-        clean(name): module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear | _ConvNd)
+    found: dict[str, nn.Module] = {
+        clean(name): module for name, module in model.named_modules() if isinstance(module, nn.Linear | _ConvNd)
     }
     if not found:
         raise InvalidValueError(f"no layers in {type(model).__name__}; watched are: {KINDS}")
@@ -124,9 +122,7 @@ def _choose(found: dict[str, nn.Module], layers: LayerFilter) -> list[str]:
         return chosen
     if isinstance(layers, Iterable):
         return _match(found, list(layers))
-    raise InvalidTypeError(
-        f"layers is a pattern, a list of patterns or a callable, not {type(layers).__name__}"
-    )
+    raise InvalidTypeError(f"layers is a pattern, a list of patterns or a callable, not {type(layers).__name__}")
 
 
 def _match(found: dict[str, nn.Module], patterns: list[str]) -> list[str]:
@@ -141,4 +137,4 @@ def _match(found: dict[str, nn.Module], patterns: list[str]) -> list[str]:
 
 
 def _unit_dim(module: nn.Module) -> int:
-    return -1 if isinstance(module, nn.Linear) else -1 - len(module.kernel_size)  # type: ignore[arg-type]
+    return -1 - len(module.kernel_size) if isinstance(module, _ConvNd) else -1

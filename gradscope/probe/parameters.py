@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from gradscope.metrics import Metric
 from gradscope.probe.capture import Captured, Plan, take
+from gradscope.probe.hooks import on_accumulation
 from gradscope.probe.layers import Layer
 from gradscope.probe.recorder import CallRecord, FaultHandler, Recorder
 from gradscope.probe.reduce import flat, sample
@@ -38,7 +39,7 @@ class ParameterReader:
         for layer in self._layers:
             if layer.weight is not None and layer.weight.requires_grad:
                 hook = self._raw_hook(layer, recorder)
-                self._handles.append(layer.weight.register_post_accumulate_grad_hook(hook))
+                self._handles.append(on_accumulation(layer.weight, hook))
 
     def disarm(self) -> None:
         """Remove every hook on a parameter."""
@@ -91,9 +92,7 @@ class ParameterReader:
                     record.reading.merge(take(source, "step", single, recorder.tape, fault))
                 if "weight_update" in self._plan.moments.get("step", ()):
                     single = Plan((), {"step": ("weight_update",)}, {}, histograms=False)
-                    record.reading.merge(
-                        take(source, "step", single, recorder.tape, self._metric_fault(layer))
-                    )
+                    record.reading.merge(take(source, "step", single, recorder.tape, self._metric_fault(layer)))
             except Exception as error:
                 self._fault(layer.name, "weight update", error)
 
@@ -128,6 +127,7 @@ class _Update:
         self._before = before
 
     def get(self, request: Request) -> Tensor | None:
+        """Return the weight before the step, or what the step changed, in the form asked for."""
         before = self._before.get(Request("weight", request.form))
         if before is None or request.signal == "weight":
             return before

@@ -14,6 +14,7 @@ from torch import Tensor
 from gradscope.probe.capture import Captured, CapturedPhi, Plan, Reading, take
 from gradscope.probe.functions import Phi, recognise, recognise_by_values, softsign
 from gradscope.probe.graph import Product, Way, ancestors, find_product, read_way, trace
+from gradscope.probe.hooks import on_gradient
 from gradscope.probe.layers import Layer
 from gradscope.probe.reduce import Tape, flat, sample, unit_step
 from gradscope.signals import Request
@@ -132,9 +133,7 @@ class Recorder:
         """Note what a normalization module returned: the activation function may receive it and change it in place."""
         if self._wants_u and isinstance(output, Tensor) and output.grad_fn is not None:
             source = Captured({"activation_input": output}, -1)
-            reading = take(
-                source, "forward", self.plan, self.tape, self._metric_fault("?"), ("activation_input",)
-            )
+            reading = take(source, "forward", self.plan, self.tape, self._metric_fault("?"), ("activation_input",))
             self._pass.normalized[output.grad_fn] = reading
 
     def _expect_gradient(self, record: CallRecord, entry: Tensor | None, output: Tensor) -> None:
@@ -148,13 +147,11 @@ class Recorder:
         before = sample(flat(output), output.shape[-1]) if output._is_view() and self._wants_phi else None
         self._pass.outputs[record] = None if before is None else (weakref.ref(output), before)
         if product is None:
-            output.register_hook(lambda grad: self._on_gradient(record, grad, None, own))
+            on_gradient(output, lambda grad: self._on_gradient(record, grad, None, own))
         else:
             product.node.register_hook(self._product_hook(record, product, own))
 
-    def _product_hook(
-        self, record: CallRecord, product: Product, own: list[Tensor]
-    ) -> Callable[[Any, Any], None]:
+    def _product_hook(self, record: CallRecord, product: Product, own: list[Tensor]) -> Callable[[Any, Any], None]:
         edge = product.input_edge
 
         def hook(grad_inputs: Any, grad_outputs: Any) -> None:
@@ -163,9 +160,7 @@ class Recorder:
 
         return hook
 
-    def _on_gradient(
-        self, record: CallRecord, grad: Tensor | None, sent: Tensor | None, own: list[Tensor]
-    ) -> None:
+    def _on_gradient(self, record: CallRecord, grad: Tensor | None, sent: Tensor | None, own: list[Tensor]) -> None:
         if not self.open or grad is None:
             return
         if not self._inside:
@@ -193,11 +188,9 @@ class Recorder:
             record.parents = frozenset(parent.key for parent in found)
         sources = [one.call for one in reached]
         if self._wants_total:
-            entry.register_hook(lambda grad: self._on_total(record, sources, grad, own))
+            on_gradient(entry, lambda grad: self._on_total(record, sources, grad, own))
 
-    def _on_total(
-        self, record: CallRecord, sources: list[CallRecord], grad: Tensor, own: list[Tensor]
-    ) -> None:
+    def _on_total(self, record: CallRecord, sources: list[CallRecord], grad: Tensor, own: list[Tensor]) -> None:
         if not self.open:
             return
         try:

@@ -16,6 +16,8 @@ from gradscope.probe.recorder import CallRecord, FaultHandler, Key
 from gradscope.signals import Moments, pool_moments
 
 WINDOW_SAMPLES = 64
+# Which calls a metric has a value for, and the values.
+Found = tuple[Sequence[int] | NDArray[np.intp], Sequence[float] | NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,8 @@ class UnitWindow:
         """Per unit; None below 64 samples."""
         if self.samples < WINDOW_SAMPLES:
             return None
-        return np.logical_and.reduce([flat for _, flat in self.steps])
+        found: NDArray[np.bool_] = np.all([flat for _, flat in self.steps], axis=0)
+        return found
 
 
 def build_rows(
@@ -100,16 +103,14 @@ class _Moments:
         return pool_moments([(count, numbers[at], numbers[at + 1], numbers[at + 2]) for count, at in parts])
 
 
-def _of_moments(metric: Metric, moments: _Moments) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+def _of_moments(metric: Metric, moments: _Moments) -> Found:
     tables = [moments.pooled(request.signal) for request in metric.requests]
     which = np.flatnonzero(np.all([table[:, 0] >= 0 for table in tables], axis=0))
     arguments = [Moments(*(table[which, part] for part in range(4))) for table in tables]
     return which, np.asarray(metric.function(*arguments), dtype=np.float64)
 
 
-def _of_tensors(
-    metric: Metric, records: Sequence[CallRecord], numbers: NDArray[np.float64]
-) -> tuple[list[int], list[float]]:
+def _of_tensors(metric: Metric, records: Sequence[CallRecord], numbers: NDArray[np.float64]) -> Found:
     which, found = [], []
     for row, record in enumerate(records):
         parts = record.reading.values.get(metric.name)
@@ -131,9 +132,7 @@ def _combine(how: str, values: NDArray[np.float64], weights: NDArray[np.float64]
     return float(np.sum(values * weights) / np.sum(weights)) if weights.any() else float("nan")
 
 
-def _of_windows(
-    metric: Metric, records: Sequence[CallRecord], dead: Mapping[Key, NDArray[np.bool_]]
-) -> tuple[list[int], list[float]]:
+def _of_windows(metric: Metric, records: Sequence[CallRecord], dead: Mapping[Key, NDArray[np.bool_]]) -> Found:
     which = [row for row, record in enumerate(records) if record.key in dead]
     return which, [float(metric.function(dead[records[row].key])) for row in which]
 

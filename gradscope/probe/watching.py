@@ -22,7 +22,7 @@ from gradscope.errors import InvalidTypeError, InvalidValueError, NotYetError
 from gradscope.metrics import select, wants_histograms
 from gradscope.probe.capture import make_plan
 from gradscope.probe.layers import LayerFilter, find_layers
-from gradscope.probe.probe import Probe
+from gradscope.probe.observer import Probe
 from gradscope.runs import Writer
 
 _probes: weakref.WeakKeyDictionary[nn.Module, weakref.ref[Probe]] = weakref.WeakKeyDictionary()
@@ -96,13 +96,9 @@ def watch(
 
 def _refuse_ignored(sample: object, scaler: object, every: object) -> None:
     if scaler is not None:
-        raise NotYetError(
-            "scaler= is not supported yet: recorded gradients would keep the loss scale; leave it out"
-        )
+        raise NotYetError("scaler= is not supported yet: recorded gradients would keep the loss scale; leave it out")
     if sample is not None:
-        raise NotYetError(
-            "sample= is not supported yet: no information metric would be recorded; leave it out"
-        )
+        raise NotYetError("sample= is not supported yet: no information metric would be recorded; leave it out")
     if every == "auto":
         raise NotYetError("every='auto' is not supported yet; give a number of steps, such as every=10")
 
@@ -126,9 +122,7 @@ def _optimizers(optimizer: object) -> tuple[Optimizer, ...]:
     found = tuple(given)
     for one in found:
         if not isinstance(one, Optimizer):
-            raise InvalidTypeError(
-                f"optimizer is a torch.optim.Optimizer or a list of them, not {type(one).__name__}"
-            )
+            raise InvalidTypeError(f"optimizer is a torch.optim.Optimizer or a list of them, not {type(one).__name__}")
     return found
 
 

@@ -1,0 +1,91 @@
+"""Hooks on the model's forward passes: which passes count, and what each call hands to the recorder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from gradscope.probe.hooks import Hook, HookSet, norm_modules
+from gradscope.probe.layers import Layer
+from gradscope.probe.recorder import Recorder
+
+Fault = Callable[[str, str, Exception], None]
+
+
+class Attachment:
+    """Forward hooks of one probe; they exist only while a step is recorded.
+
+    Attributes:
+        recorder: Where calls go; None between recorded steps.
+        restarts: True while an optimizer evaluates a closure: every forward pass then starts the step afresh.
+    """
+
+    def __init__(self, model: nn.Module, layers: tuple[Layer, ...], watch_norms: bool, fault: Fault) -> None:
+        self.recorder: Recorder | None = None
+        self.restarts = False
+        self._model = model
+        self._layers = layers
+        self._watch_norms = watch_norms
+        self._fault = fault
+        self._hooks = HookSet()
+        self._in_pass = False
+
+    def attach(self, recorder: Recorder) -> None:
+        """Send the calls of the coming step to a recorder."""
+        self.recorder = recorder
+        if self._hooks:
+            return
+        for layer in self._layers:
+            self._hooks.add(layer.module.register_forward_hook(self._layer_hook(layer), with_kwargs=True))
+        for module in norm_modules(self._model) if self._watch_norms else ():
+            self._hooks.add(module.register_forward_hook(Hook(self._on_norm)))
+        self._hooks.add(self._model.register_forward_pre_hook(Hook(self._before_forward)))
+        self._hooks.add(self._model.register_forward_hook(Hook(self._after_forward), always_call=True))
+
+    def detach(self) -> None:
+        """Remove every hook."""
+        if self.recorder is not None:
+            self.recorder.open = False
+        self.recorder = None
+        self._hooks.remove()
+
+    def _counts(self) -> bool:
+        """A pass without gradient, in eval mode or inside a backward pass (recomputation) never counts."""
+        return torch.is_grad_enabled() and self._model.training and torch._C._current_graph_task_id() == -1
+
+    def _before_forward(self, *_: Any) -> None:
+        if self.recorder is not None and self._counts():
+            if self.restarts:
+                self.recorder.restart()
+            self.recorder.begin_pass()
+            self._in_pass = True
+
+    def _after_forward(self, _module: nn.Module, _args: Any, output: Any) -> None:
+        if self.recorder is None or not self._in_pass:
+            return
+        self._in_pass = False
+        try:
+            self.recorder.end_pass(output)
+        except Exception as error:
+            self._fault("all layers", "end of the forward pass", error)
+
+    def _layer_hook(self, layer: Layer) -> Hook:
+        def hook(_module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+            if self.recorder is None or not self._counts():
+                return
+            try:
+                self.recorder.forward(layer, [*args, *kwargs.values()], output)
+            except Exception as error:
+                self._fault(layer.name, "forward hook", error)
+
+        return Hook(hook)
+
+    def _on_norm(self, _module: nn.Module, _args: Any, output: Any) -> None:
+        if self.recorder is not None and self._counts():
+            try:
+                self.recorder.normalized(output)
+            except Exception as error:
+                self._fault("all layers", "normalization hook", error)

@@ -1,0 +1,253 @@
+"""The probe: follows the steps of a training, records some of them, and writes a run."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, cast
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from gradscope.errors import InvalidTypeError, InvalidValueError
+from gradscope.probe.attachment import Attachment
+from gradscope.probe.capture import Plan
+from gradscope.probe.coverage import coverage_frame
+from gradscope.probe.hooks import Hook, HookSet, on_accumulation
+from gradscope.probe.layers import Layer
+from gradscope.probe.parameters import GRADIENTS, VALUES, ParameterReader
+from gradscope.probe.recorder import Recorder
+from gradscope.probe.sink import Sink
+from gradscope.runs import Run, Writer, load
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Probe:
+    """Watches one model. Made by ``gradscope.watch``; use it as a context manager, or call ``close``."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizers: Sequence[Optimizer],
+        layers: Sequence[Layer],
+        plan: Plan,
+        writer: Writer,
+        every: int,
+    ) -> None:
+        self._optimizers = tuple(optimizers)
+        self._plan = plan
+        self._writer = writer
+        self._every = every
+        self._step = self._first_step = writer.next_step
+        self._sink = Sink(writer, plan, tuple(layers))
+        self._parameters = ParameterReader(layers, plan, self._fault)
+        self._attachment = Attachment(model, tuple(layers), plan.needs("activation_input"), self._fault)
+        self._lasting = HookSet()
+        self._recorder: Recorder | None = None
+        self._stepped: set[int] = set()
+        self._saw_backward = self._closed = False
+        self._spent, self._start = 0.0, time.perf_counter()
+        self._attach_lasting(layers)
+        self._arm()
+
+    # What the user calls.
+
+    @property
+    def run(self) -> Run:
+        """The run so far, everything recorded included."""
+        if not self._closed:
+            self._sink.fetch_scalars()
+            self._writer.flush()
+        run = load(self._writer.path)
+        assert isinstance(run, Run)
+        return run
+
+    @property
+    def layers(self) -> pd.DataFrame:
+        """The layer calls seen so far, as ``Run.layers`` shows them."""
+        return self.run.layers
+
+    @property
+    def closed(self) -> bool:
+        """Whether the probe has been closed."""
+        return self._closed
+
+    @property
+    def cost(self) -> float:
+        """Share of the time since the probe was made that its own work took, from 0 to 1."""
+        return self._spent / max(time.perf_counter() - self._start, 1e-9)
+
+    def coverage(self) -> pd.DataFrame:
+        """What the last recorded step showed of every layer, and why something is missing.
+
+        Columns: layer, code, expected and fired output gradients, text.
+        """
+        return coverage_frame(self._sink.coverage())
+
+    def log(self, *, step: int | None = None, **scalars: float | Tensor) -> None:
+        """Record scalars, such as the loss; a tensor on a device is fetched later, without a synchronisation.
+
+        They belong to the step in progress if a backward pass was seen since the last step closed, else to the step
+        just closed; ``step=`` overrides.
+
+        Raises:
+            InvalidTypeError: for a value that is no single number.
+        """
+        if not self._refuse_closed("log"):
+            at = self._current() if step is None else step
+            self._sink.scalars(at, {name: _number(name, value) for name, value in scalars.items()})
+
+    def event(self, text: str, *, step: int | None = None) -> None:
+        """Record a remark, such as a change of the learning rate; it belongs to the step in progress."""
+        if not self._refuse_closed("event"):
+            self._writer.event(self._step if step is None else step, str(text))
+
+    def step(self) -> None:
+        """Close the step, where no optimizer was given. Call it after backward.
+
+        Raises:
+            InvalidValueError: if an optimizer was given: its steps are the steps.
+        """
+        if self._refuse_closed("step"):
+            return
+        if self._optimizers:
+            raise InvalidValueError("this probe counts the steps of its optimizer; call probe.step() only without one")
+        if self._recorder is not None:
+            self._parameters.before_step(self._recorder, None, (*VALUES, *GRADIENTS))
+        self._close_step()
+
+    def close(self, status: str = "finished", error: str | None = None) -> None:
+        """Detach everything and finish the run; closing twice is harmless.
+
+        Args:
+            status: ``finished``, ``failed`` or ``interrupted``.
+            error: What ended the training, if it was cut short.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            self._keep_unfinished(error)
+            self._sink.fetch_scalars()
+        except Exception as problem:
+            self._fault("all layers", "closing", problem)
+        self._attachment.detach()
+        self._parameters.disarm()
+        self._lasting.remove()
+        self._writer.close(status, error)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if error is None:
+            self.close()
+        elif isinstance(error, KeyboardInterrupt):
+            self.close("interrupted", "KeyboardInterrupt")
+        else:
+            self.close("failed", f"{type(error).__name__}: {error}")
+
+    # Steps.
+
+    def _attach_lasting(self, layers: Sequence[Layer]) -> None:
+        for optimizer in self._optimizers:
+            self._lasting.add(optimizer.register_step_pre_hook(Hook(self._before_optimizer)))
+            self._lasting.add(optimizer.register_step_post_hook(Hook(self._after_optimizer)))
+        trained = [layer.weight for layer in layers if layer.weight is not None and layer.weight.requires_grad]
+        if trained:
+            # log() asks whether there was a backward pass; one flag on one parameter tells.
+            self._lasting.add(on_accumulation(trained[-1], Hook(self._note_backward)))
+
+    def _note_backward(self, _: Tensor) -> None:
+        self._saw_backward = True
+
+    def _current(self) -> int:
+        """Step that a scalar logged now belongs to."""
+        in_progress = self._saw_backward or self._step == self._first_step
+        return self._step if in_progress else self._step - 1
+
+    def _before_optimizer(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if self._recorder is None:
+            return
+        start = time.perf_counter()
+        # With a closure, gradients come only inside the step.
+        self._attachment.restarts = _has_closure(args, kwargs)
+        if not self._attachment.restarts:
+            self._parameters.before_step(self._recorder, optimizer, (*VALUES, *GRADIENTS))
+        self._spent += time.perf_counter() - start
+
+    def _after_optimizer(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if self._recorder is not None:
+            start = time.perf_counter()
+            if self._attachment.restarts:
+                self._parameters.before_step(self._recorder, optimizer, (*VALUES, *GRADIENTS))
+            else:
+                self._parameters.after_step(self._recorder, optimizer)
+            self._attachment.restarts = False
+            self._spent += time.perf_counter() - start
+        self._stepped.add(id(optimizer))
+        if len(self._stepped) == len(self._optimizers):
+            self._close_step()
+
+    def _close_step(self) -> None:
+        if self._recorder is not None:
+            start = time.perf_counter()
+            try:
+                self._sink.write(self._recorder)
+            except Exception as error:
+                self._fault("all layers", "writing", error)
+            self._spent += time.perf_counter() - start + self._recorder.spent
+        self._stepped.clear()
+        self._saw_backward = False
+        self._step += 1
+        self._writer.next_step = self._step
+        self._arm()
+
+    def _arm(self) -> None:
+        """Hooks exist only while a step is recorded: other steps cost a test of a flag."""
+        if self._recorder is not None:
+            self._parameters.disarm()
+        if self._step % self._every:
+            if self._recorder is not None:
+                self._attachment.detach()
+            self._recorder = None
+            return
+        self._recorder = Recorder(self._step, self._plan, self._sink.table.ids, self._fault)
+        self._parameters.arm(self._recorder)
+        self._attachment.attach(self._recorder)
+
+    def _keep_unfinished(self, error: str | None) -> None:
+        """A step that was cut short after its backward pass is worth keeping: it may show what went wrong."""
+        recorder = self._recorder
+        if recorder is None or error is None or not any(one.fired for one in recorder.records.values()):
+            return
+        self._parameters.before_step(recorder, None, (*VALUES, *GRADIENTS))
+        self._sink.write(recorder, skipped=True)
+        self._writer.event(recorder.step, f"step {recorder.step} was not finished: {error}", kind="probe")
+
+    def _fault(self, layer: str, where: str, error: Exception) -> None:
+        self._sink.fault(self._step, layer, where, error)
+
+    def _refuse_closed(self, what: str) -> bool:
+        if self._closed:
+            warnings.warn(f"the probe is closed: probe.{what}() records nothing", stacklevel=3)
+        return self._closed
+
+
+def _has_closure(args: Iterable[Any], kwargs: dict[str, Any]) -> bool:
+    given = [*args, *kwargs.values()]
+    return any(callable(one) and not isinstance(one, Optimizer) for one in given)
+
+
+def _number(name: str, value: object) -> float | Tensor:
+    if isinstance(value, Tensor) and value.numel() == 1:
+        return value.detach() if value.device.type != "cpu" else float(value.detach())
+    try:
+        return float(cast("float", value))
+    except (TypeError, ValueError, RuntimeError) as error:
+        given = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise InvalidTypeError(f"scalar {name!r} is a single number, not {given}") from error
