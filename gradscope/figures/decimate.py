@@ -16,9 +16,7 @@ LINE_POINTS = 300
 COLUMNS = 500
 
 
-def line_points(
-    steps: NDArray[Any], heights: NDArray[np.float64], points: int = LINE_POINTS
-) -> NDArray[np.intp]:
+def line_points(steps: NDArray[Any], heights: NDArray[np.float64], points: int = LINE_POINTS) -> NDArray[np.intp]:
     """Choose the indices of at most ``points`` values that keep a line's shape, extremes included.
 
     Values that are not finite are never chosen; ``heights`` are as drawn, so logarithms for a log axis.

@@ -13,7 +13,8 @@ import plotly.graph_objects as go
 from gradscope.errors import GradscopeError
 from gradscope.figures import marks as mk
 from gradscope.figures import style
-from gradscope.figures.values import at_least_one, axis_title, metric_of, names_by_depth, nearest_step
+from gradscope.figures.values import at_least_one, metric_of, names_by_depth, nearest_step, value_axis
+from gradscope.spec import MetricSpec
 
 if TYPE_CHECKING:
     from gradscope.runs import Decay, Run, Runs
@@ -38,9 +39,7 @@ def gradient_flow_frame(run: Run, step: int | None = None, metric: str = SIGNAL)
     values = profile.to_numpy(np.float64, na_value=np.nan)
     codes = mk.classify(values, spec.scale == "log")
     layers = [names.get(int(depth), "?") for depth in profile.index]
-    return pd.DataFrame(
-        {"depth": profile.index.to_numpy(int), "layer": layers, "value": values, "mark": codes}
-    )
+    return pd.DataFrame({"depth": profile.index.to_numpy(int), "layer": layers, "value": values, "mark": codes})
 
 
 def decay_frame(run: Run, step: int | None = None) -> pd.DataFrame:
@@ -85,9 +84,11 @@ def gradient_flow(
         if metric == SIGNAL:
             _add_decay(figure, runs[index], at, index, theme)
             name += "" if len(runs) == 1 else f" · {rate_text(_decay(runs[index], at))}"
-        _add_profile(figure, frame, found, name, index if len(runs) > 1 else None, theme)
-    _axes(figure, spec.scale == "log", axis_title(spec), frames)
-    mk.add_strip(figure, found)
+        _add_profile(figure, frame, name, index, theme)
+        place = (index, len(runs)) if len(runs) > 1 else None
+        _add_marks(figure, frame, found, name, place, theme)
+    _axes(figure, spec, frames)
+    mk.add_strip(figure, found, theme)
     figure.update_layout(showlegend=len(runs) > 1 or bool(found), uirevision=f"{names}{metric}")
     figure.update_layout(legend=style.legend_columns(shown_names))
     return figure
@@ -139,37 +140,40 @@ def _add_decay(figure: go.Figure, run: Run, step: int, index: int, theme: str) -
     )
 
 
-def _add_profile(
-    figure: go.Figure, frame: pd.DataFrame, found: list[mk.Mark], name: str, index: int | None, theme: str
-) -> None:
-    plain = frame["mark"] == mk.PLAIN
-    size = 7 if len(frame) <= 60 else 4
+def _add_profile(figure: go.Figure, frame: pd.DataFrame, name: str, index: int, theme: str) -> None:
     figure.add_scatter(
         x=frame["depth"],
-        y=frame["value"].where(plain),
+        y=frame["value"].where(frame["mark"] == mk.PLAIN),
         mode="lines+markers",
         name=name,
-        line={"color": style.run_colour(index or 0, theme), "width": 1.8, "dash": style.run_dash(index or 0)},
-        marker={"size": size},
+        line={"color": style.run_colour(index, theme), "width": 1.8, "dash": style.run_dash(index)},
+        marker={"size": 7 if len(frame) <= 60 else 4},
         customdata=frame["layer"],
         hovertemplate="%{customdata}, depth %{x}<br>%{y:.4g}<extra>" + name + "</extra>",
     )
+
+
+def _add_marks(
+    figure: go.Figure,
+    frame: pd.DataFrame,
+    found: list[mk.Mark],
+    name: str,
+    place: tuple[int, int] | None,
+    theme: str,
+) -> None:
+    """Draw the marks of a run; ``place`` is its number and how many there are, None for a single run."""
+    fill = style.run_colour(place[0], theme) if place else None
+    lift = 0.7 * ((place[0] + 0.5) / place[1] - 0.5) if place else 0.0
     for mark in found:
         rows = frame[frame["mark"] == mark.code]
-        text = [
-            f"{name}<br>{layer}, depth {depth}"
-            for layer, depth in zip(rows["layer"], rows["depth"], strict=True)
-        ]
-        fill = None if index is None else style.run_colour(index, theme)
-        mk.add_symbols(figure, found, mark, rows["depth"], text, theme=theme, fill=fill, legend=not index)
+        pairs = zip(rows["layer"], rows["depth"], strict=True)
+        text = [f"{name}<br>{layer}, depth {depth}" for layer, depth in pairs]
+        mk.add_symbols(figure, found, mark, rows["depth"], text, theme=theme, fill=fill, lift=lift)
 
 
-def _axes(figure: go.Figure, log: bool, title: str, frames: list[pd.DataFrame]) -> None:
+def _axes(figure: go.Figure, spec: MetricSpec, frames: list[pd.DataFrame]) -> None:
     rows = pd.concat(frames)
     last = int(rows["depth"].max()) if len(rows) else 1
-    plain = rows.loc[rows["mark"] == mk.PLAIN, "value"]
     edge = 0.5 + 0.02 * last
-    figure.update_xaxes(
-        title_text="Depth (1 = first layer)", range=[1 - edge, last + edge], **style.depth_ticks(last)
-    )
-    figure.update_yaxes(title_text=title, **(style.log_axis(plain.min(), plain.max()) if log else {}))
+    figure.update_xaxes(title_text="Depth (1 = first layer)", range=[1 - edge, last + edge], **style.depth_ticks(last))
+    figure.update_yaxes(**value_axis(spec, rows.loc[rows["mark"] == mk.PLAIN, "value"].to_numpy(np.float64)))

@@ -15,7 +15,7 @@ from gradscope.figures import marks as mk
 from gradscope.figures import style
 from gradscope.figures.decimate import LINE_POINTS, broken, column_of, line_points
 from gradscope.figures.layer_step import heights_of
-from gradscope.figures.values import Grid, axis_title, grid, metric_of
+from gradscope.figures.values import Grid, grid, metric_of, value_axis
 
 if TYPE_CHECKING:
     from gradscope.runs import Run
@@ -69,9 +69,7 @@ def marks_frame(run: Run, metric: str, columns: int = STRIP_COLUMNS) -> pd.DataF
         }
     )
     groups = frame.groupby(["mark", "column"])
-    found = groups.agg(
-        step=("step", "min"), layers=("depth", "nunique"), low=("depth", "min"), high=("depth", "max")
-    )
+    found = groups.agg(step=("step", "min"), layers=("depth", "nunique"), low=("depth", "min"), high=("depth", "max"))
     return found.reset_index().drop(columns="column")
 
 
@@ -93,12 +91,9 @@ def timeline(run: Run, metric: str = "output_grad_norm", *, theme: str = "light"
     _add_marks(figure, marked, found, theme)
     _add_depth_bar(figure, [line.depth for line in lines], theme)
     figure.update_xaxes(title_text="Step")
-    plain = np.concatenate([line.values for line in lines]) if lines else np.zeros(0)
-    plain = plain[np.isfinite(plain)]
-    log = spec.scale == "log"
-    scale = style.log_axis(plain.min(), plain.max()) if log and len(plain) else {"type": spec.scale}
-    figure.update_yaxes(title_text=axis_title(spec), **scale)
-    mk.add_strip(figure, found)
+    drawn = np.concatenate([line.values for line in lines]) if lines else np.zeros(0)
+    figure.update_yaxes(**value_axis(spec, drawn))
+    mk.add_strip(figure, found, theme)
     figure.update_layout(showlegend=bool(found), uirevision=f"{run.name}{metric}", hovermode="closest")
     return figure
 
@@ -134,7 +129,7 @@ def _add_depth_bar(figure: go.Figure, depths: list[int], theme: str) -> None:
     """Explain the colours of the lines by a bar, for a legend of a hundred layers cannot be read."""
     if len(depths) < 2:
         return
-    bar = {"title": {"text": "Depth", "side": "right"}, "thickness": 12, "outlinewidth": 0, "tickformat": "d"}
+    bar = style.colour_bar("Depth") | {"tickformat": "d"}
     scale = {"colorscale": style.depth_scale(theme), "cmin": min(depths), "cmax": max(depths)}
     if max(depths) - min(depths) < 8:
         bar["dtick"] = 1

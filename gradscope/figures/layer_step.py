@@ -114,7 +114,7 @@ def _colour_range(heights: NDArray[np.float32]) -> dict[str, float]:
 
 
 def _colour_bar(heights: NDArray[np.float32], title: str, log: bool) -> dict[str, object]:
-    bar: dict[str, object] = {"title": {"text": title, "side": "right"}, "thickness": 14, "outlinewidth": 0}
+    bar: dict[str, object] = style.colour_bar(title)
     plain = heights[np.isfinite(heights)]
     if log and len(plain):
         bar |= log_ticks(float(plain.min()), float(plain.max()))
@@ -160,8 +160,7 @@ def _add_flat(figure: go.Figure, frame: HeatmapFrame, mark: mk.Mark, theme: str)
         hovertemplate="%{customdata}, depth %{y}<br>step %{x}<extra>" + mark.label + "</extra>",
         hoverongaps=False,
     )
-    marker = {"symbol": "square", "size": 11, "color": flat}
-    figure.add_scatter(x=[None], y=[None], mode="markers", marker=marker, name=mark.label, hoverinfo="skip")
+    mk.add_legend(figure, mark, "square", theme)
 
 
 def _axes(figure: go.Figure, frame: HeatmapFrame) -> None:

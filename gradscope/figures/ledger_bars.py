@@ -63,9 +63,7 @@ def ledger(run: Run, step: int | None = None, *, theme: str = "light") -> go.Fig
     """
     frame = ledger_frame(run, step)
     shown = nearest_step(run, step, SIGNAL)
-    figure = style.empty_figure(
-        "Ledger of the error signal", f"{style.short(run.name, 40)}, step {shown}", theme
-    )
+    figure = style.empty_figure("Ledger of the error signal", f"{style.short(run.name, 40)}, step {shown}", theme)
     found = mk.kinds(frame[f"{gain}_mark"].to_numpy() for gain in GAINS)
     figure.add_scatter(
         x=frame["depth"],
@@ -82,7 +80,7 @@ def ledger(run: Run, step: int | None = None, *, theme: str = "light") -> go.Fig
             _add_bars(figure, frame, gain, label)
     for mark in found:
         _add_marks(figure, frame, mark, found, theme)
-    _axes(figure, frame, found)
+    _axes(figure, frame, found, theme)
     figure.update_layout(uirevision=run.name, barmode="relative", bargap=0.25, showlegend=True)
     return figure
 
@@ -108,9 +106,7 @@ def _add_bars(figure: go.Figure, frame: pd.DataFrame, gain: str, label: str) -> 
     )
 
 
-def _add_marks(
-    figure: go.Figure, frame: pd.DataFrame, mark: mk.Mark, found: list[mk.Mark], theme: str
-) -> None:
+def _add_marks(figure: go.Figure, frame: pd.DataFrame, mark: mk.Mark, found: list[mk.Mark], theme: str) -> None:
     """Mark the layers with a gain of that kind; the hover text says which gains."""
     marked = frame[[f"{gain}_mark" for gain in GAINS]].to_numpy() == mark.code
     rows = np.flatnonzero(marked.any(axis=1))
@@ -123,14 +119,12 @@ def _add_marks(
     mk.add_symbols(figure, found, mark, frame["depth"].to_numpy()[rows], text, theme=theme)
 
 
-def _axes(figure: go.Figure, frame: pd.DataFrame, found: list[mk.Mark]) -> None:
+def _axes(figure: go.Figure, frame: pd.DataFrame, found: list[mk.Mark], theme: str) -> None:
     floor = 0.0 if not found else 0.065 * len(found) + 0.035
     middle = floor + 0.5 * (1 - floor)
     last = int(frame["depth"].max()) if len(frame) else 1
-    mk.add_strip(figure, found)
-    figure.update_xaxes(
-        title_text="Depth (1 = first layer)", anchor="y2" if found else "y3", **style.depth_ticks(last)
-    )
+    mk.add_strip(figure, found, theme)
+    figure.update_xaxes(title_text="Depth (1 = first layer)", anchor="y2" if found else "y3", **style.depth_ticks(last))
     zero = {"zeroline": True, "zerolinewidth": 1, "zerolinecolor": "#888888"}
     figure.update_layout(
         yaxis={"domain": [middle + 0.04, 1.0], "title": {"text": "Cumulative<br>(decades)"}, **zero},

@@ -68,12 +68,10 @@ def loss(run: Run | Runs | Iterable[Run], scalar: str = "loss", *, theme: str = 
             rows = frame[frame["mark"] == mark.code]
             hover = [f"{names[index]}<br>step {step:g}" for step in rows["step"]]
             fill = None if len(runs) == 1 else style.run_colour(index, theme)
-            mk.add_symbols(
-                figure, found, mark, rows["step"], hover, theme=theme, fill=fill, legend=index == logged[0][0]
-            )
+            mk.add_symbols(figure, found, mark, rows["step"], hover, theme=theme, fill=fill)
     figure.update_xaxes(title_text="Step")
     figure.update_yaxes(title_text=scalar.capitalize())
-    mk.add_strip(figure, found)
+    mk.add_strip(figure, found, theme)
     figure.update_layout(showlegend=len(runs) > 1 or bool(found), uirevision=f"{names}{scalar}")
     figure.update_layout(legend=style.legend_columns(names))
     return figure

@@ -70,8 +70,8 @@ def kinds(codes: Iterable[NDArray[np.int8]]) -> list[Mark]:
     return [mark for mark in MARKS if mark.code in found]
 
 
-def add_strip(figure: go.Figure, marks: list[Mark]) -> None:
-    """Make room below the plot for one row of symbols per mark; nothing where no mark occurs."""
+def add_strip(figure: go.Figure, marks: list[Mark], theme: str) -> None:
+    """Make room below the plot for one row of symbols per mark, named in the legend; nothing without marks."""
     if not marks:
         return
     height = 0.065 * len(marks)
@@ -90,6 +90,26 @@ def add_strip(figure: go.Figure, marks: list[Mark]) -> None:
         },
         xaxis={"anchor": "y2"},
     )
+    for mark in marks:
+        add_legend(figure, mark, mark.symbol, theme, yaxis="y2")
+
+
+def add_legend(
+    figure: go.Figure, mark: Mark, symbol: str, theme: str, label: str | None = None, yaxis: str = "y"
+) -> None:
+    """Name a mark in the legend, whichever traces draw it."""
+    marker = {"symbol": symbol, "size": 10, "color": colour(mark, theme)}
+    name = label or mark.label
+    figure.add_scatter(
+        x=[None],
+        y=[None],
+        yaxis=yaxis,
+        mode="markers",
+        marker=marker,
+        name=name,
+        showlegend=True,
+        hoverinfo="skip",
+    )
 
 
 def add_symbols(
@@ -101,18 +121,22 @@ def add_symbols(
     *,
     theme: str,
     fill: str | None = None,
-    legend: bool = True,
+    lift: float = 0.0,
 ) -> None:
-    """Draw the symbols of one mark in its row of the strip; ``text`` is shown on hover."""
+    """Draw the symbols of one mark in its row of the strip; ``text`` is shown on hover.
+
+    ``lift`` moves them within the row, so that those of several runs do not hide each other.
+    """
+    if not len(x):
+        return
     figure.add_scatter(
         x=x,
-        y=[marks.index(mark)] * len(x),
+        y=[marks.index(mark) + lift] * len(x),
         yaxis="y2",
         mode="markers",
         marker={"symbol": mark.symbol, "size": 8, "color": fill or colour(mark, theme)},
         name=mark.label,
-        legendgroup=mark.label,
-        showlegend=legend,
+        showlegend=False,
         text=text,
         hovertemplate="%{text}<extra>" + mark.label + "</extra>",
     )

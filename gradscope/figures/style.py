@@ -137,6 +137,12 @@ def depth_scale(theme: str) -> list[list[Any]]:
     return [[index / 10, colour] for index, colour in enumerate(depth_colours(11, theme))]
 
 
+def colour_bar(title: str) -> dict[str, Any]:
+    """Return the settings that colour bars share."""
+    heading = {"text": title, "side": "right", "font": {"size": 13}}
+    return {"title": heading, "thickness": 14, "outlinewidth": 0}
+
+
 def run_colour(index: int, theme: str) -> str:
     """Return the colour of the run with that place in a comparison."""
     colour = QUALITATIVE[index % len(QUALITATIVE)]

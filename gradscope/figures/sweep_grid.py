@@ -114,9 +114,7 @@ def in_order(values: Iterable[Any]) -> list[Any]:
     >>> in_order([8, "relu", 2, 8, "elu"])
     [2, 8, 'elu', 'relu']
     """
-    return sorted(
-        set(values), key=lambda one: (isinstance(one, str), 0 if isinstance(one, str) else one, str(one))
-    )
+    return sorted(set(values), key=lambda one: (isinstance(one, str), 0 if isinstance(one, str) else one, str(one)))
 
 
 def sweep_map(
@@ -156,17 +154,12 @@ def sweep_map(
         _add_map(figure, frame, value, where, found, theme)
     _style(figure, frame, axes, columns, lines, last, theme)
     for mark in found:
-        marker = {"symbol": "square", "size": 11, "color": mk.colour(mark, theme)}
-        figure.add_scatter(
-            x=[None], y=[None], mode="markers", marker=marker, name=_legend(mark), hoverinfo="skip"
-        )
+        mk.add_legend(figure, mark, "square", theme, _legend(mark))
     return figure
 
 
 def _legend(mark: mk.Mark) -> str:
-    return {mk.ZERO.code: "exact zero in the lowest layer", mk.NAN.code: "no decay rate"}.get(
-        mark.code, mark.label
-    )
+    return {mk.ZERO.code: "exact zero in the lowest layer", mk.NAN.code: "no decay rate"}.get(mark.code, mark.label)
 
 
 def _add_map(

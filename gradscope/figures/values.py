@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gradscope.errors import InvalidValueError, unknown_name
 from gradscope.figures.marks import classify
+from gradscope.figures.style import log_axis
 from gradscope.spec import MetricSpec
 
 if TYPE_CHECKING:
@@ -55,6 +56,22 @@ def axis_title(spec: MetricSpec) -> str:
     ('Output gradient norm', 'Rate (bit)')
     """
     return spec.label if spec.unit in ("", "1") else f"{spec.label} ({spec.unit})"
+
+
+def value_axis(spec: MetricSpec, values: NDArray[np.float64]) -> dict[str, Any]:
+    """Return title, scale and range of the axis of a metric; ``values`` are the plain ones to be drawn.
+
+    A metric with two bounds shows its whole range, so that 0.02 and 0.98 look as far apart as they are.
+    """
+    low, high = spec.bounds
+    plain = values[np.isfinite(values)]
+    settings: dict[str, Any] = {"type": spec.scale, "title": {"text": axis_title(spec)}}
+    if spec.scale == "log" and len(plain):
+        settings |= log_axis(float(plain.min()), float(plain.max()))
+    if spec.scale == "linear" and low is not None and high is not None:
+        margin = 0.03 * (high - low)
+        settings["range"] = [low - margin, high + margin]
+    return settings
 
 
 def names_by_depth(run: Run) -> dict[int, str]:

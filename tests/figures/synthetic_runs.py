@@ -13,19 +13,11 @@ from gradscope.spec import LayerSpec, MetricSpec
 
 METRICS = (
     MetricSpec("output_grad_norm", "Output gradient norm", group="backward", scale="log", bounds=(0.0, None)),
-    MetricSpec(
-        "input_grad_norm", "Input gradient norm (own)", group="backward", scale="log", bounds=(0.0, None)
-    ),
-    MetricSpec(
-        "next_input_grad_norm", "Next input gradient norm", group="backward", scale="log", bounds=(0.0, None)
-    ),
-    MetricSpec(
-        "output_grad_zero_fraction", "Zeros in the output gradient", group="backward", bounds=(0.0, 1.0)
-    ),
+    MetricSpec("input_grad_norm", "Input gradient norm (own)", group="backward", scale="log", bounds=(0.0, None)),
+    MetricSpec("next_input_grad_norm", "Next input gradient norm", group="backward", scale="log", bounds=(0.0, None)),
+    MetricSpec("output_grad_zero_fraction", "Zeros in the output gradient", group="backward", bounds=(0.0, 1.0)),
     MetricSpec("weight_grad_norm", "Weight gradient norm", group="weights", scale="log", bounds=(0.0, None)),
-    MetricSpec(
-        "update_ratio", "Update ratio", group="weights", scale="log", bounds=(0.0, None), dtype="float32"
-    ),
+    MetricSpec("update_ratio", "Update ratio", group="weights", scale="log", bounds=(0.0, None), dtype="float32"),
     MetricSpec("output_mean", "Output mean", group="forward"),
     MetricSpec("saturation", "Saturation", group="activation", bounds=(0.0, 1.0)),
     MetricSpec("information", "Information", unit="bit", group="custom"),
@@ -54,12 +46,7 @@ def chain(depth: int, activation: str = "tanh") -> list[LayerSpec]:
 def values_at(step: int, depth: int, rate: float, noise: float, rng: np.random.Generator) -> np.ndarray:
     """Return the values of one step: |dL/dz| falls by ``rate`` per layer towards the input, times noise."""
     layers = depth + 1
-    signal = (
-        0.5
-        * rate ** np.arange(depth, -1, -1.0)
-        * np.exp(noise * rng.standard_normal(layers))
-        / (1 + 0.01 * step)
-    )
+    signal = 0.5 * rate ** np.arange(depth, -1, -1.0) * np.exp(noise * rng.standard_normal(layers)) / (1 + 0.01 * step)
     weight_gain = np.sqrt(rate) * np.exp(0.3 * noise * rng.standard_normal(layers))
     own = weight_gain * signal
     total = np.append(own[1:], np.nan)
@@ -92,9 +79,7 @@ def write(
 ) -> Writer:
     """Write a run; ``spoil`` names what goes wrong in its lower layers: zero, nan or inf."""
     rng = np.random.default_rng(seed)
-    everything = {"depth": depth, "activation": "tanh", "init": "xavier_normal", "seed": seed} | (
-        config or {}
-    )
+    everything = {"depth": depth, "activation": "tanh", "init": "xavier_normal", "seed": seed} | (config or {})
     writer = Writer(str(path), metrics=METRICS, config=everything, name=path.name, every=10)
     writer.describe(chain(depth, str(everything["activation"])))
     for step in steps:
@@ -162,12 +147,9 @@ def write_sweep(folder: Path, depths: tuple[int, ...] = (2, 4, 8, 16, 32), seeds
 def write_long(path: Path, layers: int = 100, metrics: int = 20, steps: int = 5000) -> Path:
     """Write a run of layers x metrics x recorded steps values."""
     own = tuple(
-        MetricSpec(f"metric_{index}", f"Metric {index}", scale="log")
-        for index in range(metrics - len(METRICS))
+        MetricSpec(f"metric_{index}", f"Metric {index}", scale="log") for index in range(metrics - len(METRICS))
     )
-    writer = Writer(
-        str(path), metrics=(*METRICS, *own), config={"depth": layers - 1}, name=path.name, every=10
-    )
+    writer = Writer(str(path), metrics=(*METRICS, *own), config={"depth": layers - 1}, name=path.name, every=10)
     writer.describe(chain(layers - 1))
     rng = np.random.default_rng(0)
     ids = np.arange(layers, dtype=np.int32)
