@@ -1,0 +1,147 @@
+"""Folders and files that are no readable run: the message names the file and the reason."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gradscope.errors import RunExistsError, RunFormatError
+from gradscope.runs import Run, Writer, load
+from gradscope.spec import LayerSpec
+
+
+@pytest.fixture
+def folder(tmp_path: Path, metrics: Any, chain: Callable[..., list[LayerSpec]], fill: Callable[..., None]) -> Path:
+    writer = Writer(str(tmp_path / "run"), metrics=metrics)
+    writer.describe(chain(3))
+    fill(writer, [0, 1])
+    writer.close()
+    return tmp_path / "run"
+
+
+def message(path: Path) -> str:
+    with pytest.raises(RunFormatError) as error:
+        load(path)
+    return str(error.value)
+
+
+def test_a_missing_folder(tmp_path: Path) -> None:
+    assert message(tmp_path / "none") == f"there is no folder '{tmp_path}/none'"
+
+
+def test_a_file(folder: Path) -> None:
+    path = folder / "run.json"
+    assert message(path) == f"'{path}' is a file; a run is a folder with a run.json"
+
+
+def test_a_foreign_folder(tmp_path: Path) -> None:
+    (tmp_path / "photos" / "2020").mkdir(parents=True)
+    (tmp_path / "photos" / "a.txt").write_text("hello")
+    path = tmp_path / "photos"
+    assert message(path) == f"'{path}' holds no run: no run.json in it or in 3 levels below"
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("", "is not valid JSON: Expecting value: line 1 column 1 (char 0)"),
+        ('{"format": 1, "name"', "is not valid JSON: Expecting ':' delimiter: line 1 column 21 (char 20)"),
+        ("[]", "is not the description of a gradscope run: it has no number 'format'"),
+        ('{"run": "of a marathon"}', "is not the description of a gradscope run: it has no number 'format'"),
+        ('{"format": 99}', "has format 99; this gradscope reads up to 1: upgrade it"),
+        ('{"format": 1, "name": "x"}', "is damaged: KeyError: 'metrics'"),
+        (
+            '{"format": 1, "metrics": []}',
+            "is damaged: TypeError: Description.__init__() missing 1 required positional argument: 'name'",
+        ),
+        (
+            '{"format": 1, "name": "x", "metrics": [3]}',
+            "is damaged: AttributeError: 'int' object has no attribute 'items'",
+        ),
+    ],
+)
+def test_a_bad_description(folder: Path, content: str, reason: str) -> None:
+    (folder / "run.json").write_text(content)
+    assert message(folder) == f"{folder}/run.json {reason}"
+
+
+def test_a_description_that_is_not_text(folder: Path) -> None:
+    (folder / "run.json").write_bytes(b"\xff\xfe\x00")
+    assert message(folder).startswith(f"{folder}/run.json is not valid JSON: ")
+
+
+def test_a_run_opened_directly_without_description(tmp_path: Path) -> None:
+    with pytest.raises(RunFormatError) as error:
+        Run(str(tmp_path))
+    assert str(error.value) == f"'{tmp_path}' holds no run: it has no run.json"
+
+
+def test_a_truncated_part(folder: Path) -> None:
+    (part,) = (folder / "layers").iterdir()
+    part.write_bytes(part.read_bytes()[:-20])
+    run = load(folder)
+    assert isinstance(run, Run)
+    with pytest.raises(RunFormatError) as error:
+        run.frame("a")
+    assert str(error.value).startswith(f"{folder}/layers/{part.name} is not a readable part: ")
+    assert "Parquet magic bytes not found in footer" in str(error.value)
+
+
+def test_an_empty_part(folder: Path) -> None:
+    (part,) = (folder / "layers").iterdir()
+    part.write_bytes(b"")
+    run = load(folder)
+    assert isinstance(run, Run)
+    with pytest.raises(RunFormatError) as error:
+        run.frame("a")
+    assert str(error.value) == (f"{folder}/layers/{part.name} is not a readable part: Parquet file size is 0 bytes")
+
+
+def test_a_part_without_the_column(folder: Path) -> None:
+    content = json.loads((folder / "run.json").read_text())
+    content["metrics"].append(content["metrics"][0] | {"name": "c"})
+    (folder / "run.json").write_text(json.dumps(content))
+    (part,) = (folder / "layers").iterdir()
+    run = load(folder)
+    assert isinstance(run, Run)
+    with pytest.raises(RunFormatError) as error:
+        run.frame("c")
+    assert str(error.value) == f"{folder}/layers/{part.name} has no column 'c'"
+    assert run.frame("a").shape == (2, 3)
+
+
+def test_keys_of_a_later_version_are_ignored(folder: Path) -> None:
+    content = json.loads((folder / "run.json").read_text())
+    content["colour"] = "blue"
+    content["metrics"][0]["smell"] = content["layers"][0]["taste"] = "none"
+    (folder / "run.json").write_text(json.dumps(content))
+    run = load(folder)
+    assert isinstance(run, Run)
+    assert run.frame("a").shape == (2, 3)
+
+
+def test_one_bad_run_does_not_hide_the_others(folder: Path, metrics: Any) -> None:
+    Writer(str(folder.parent / "bad"), metrics=metrics).close()
+    (folder.parent / "bad" / "run.json").write_text("{")
+    with pytest.warns(UserWarning) as caught:
+        runs = load(folder.parent)
+    reason = (
+        f"{folder.parent}/bad/run.json is not valid JSON: "
+        "Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"
+    )
+    assert [str(one.message) for one in caught] == [f"left out a run that cannot be read: {reason}"]
+    assert not isinstance(runs, Run)
+    assert runs.names == ["run"]
+    assert {name: str(error) for name, error in runs.broken.items()} == {"bad": reason}
+
+
+def test_a_folder_that_holds_a_run_is_not_overwritten(folder: Path, metrics: Any) -> None:
+    before = (folder / "run.json").read_bytes()
+    with pytest.raises(RunExistsError) as error:
+        Writer(str(folder), metrics=metrics)
+    assert str(error.value) == f"'{folder}' already holds a run; choose another folder, or resume=True"
+    assert (folder / "run.json").read_bytes() == before
