@@ -70,14 +70,15 @@ def _derivative(function: Callable[[Tensor], Tensor], u: Tensor) -> Tensor:
 
 def _leaky(negative_slope: float) -> tuple[Callable[[Tensor], Tensor], float]:
     def slope(result: Tensor) -> Tensor:
-        return torch.where(result > 0, 1.0, negative_slope).to(result.dtype)
+        # Not where(..., 1.0, slope): that is float32, and a slope of 0.01 would fall below 1 % of the maximum.
+        return torch.full_like(result, negative_slope).masked_fill_(result > 0, 1.0)
 
     return slope, max(1.0, abs(negative_slope))
 
 
 def _elu(alpha: float, scale: float, input_scale: float = 1.0) -> tuple[Callable[[Tensor], Tensor], float]:
     def slope(result: Tensor) -> Tensor:
-        return torch.where(result > 0, scale, (result + alpha * scale) * input_scale).to(result.dtype)
+        return ((result + alpha * scale) * input_scale).masked_fill_(result > 0, scale)
 
     return slope, max(scale, alpha * scale * input_scale)
 
@@ -106,7 +107,7 @@ def _elu_from_input(node: Any) -> Phi:
 
     def slope(u: Tensor) -> Tensor:
         below = alpha * scale * input_scale * torch.exp(u * input_scale)
-        return torch.where(u > 0, scale, below).to(u.dtype)
+        return below.masked_fill_(u > 0, scale)
 
     return Phi(_elu_name(node), node._saved_self, True, value, slope, max(scale, alpha * scale * input_scale))
 

@@ -144,7 +144,8 @@ class Recorder:
         if entry is not None and entry.grad_fn is not None:
             self._connect(record, entry, own)
         self._pass.products[node] = record
-        before = sample(flat(output), output.shape[-1]) if output._is_view() and self._wants_phi else None
+        hides = output._is_view() and self._wants_phi
+        before = sample(flat(output), output.shape[-1]).clone() if hides else None
         self._pass.outputs[record] = None if before is None else (weakref.ref(output), before)
         if product is None:
             on_gradient(output, lambda grad: self._on_gradient(record, grad, None, own))
