@@ -96,9 +96,7 @@ def batches(data: Data, batch_size: int, steps: int, seed: int = 0) -> Iterator[
     size, steps, seed = whole("batch_size", batch_size), whole("steps", steps, 0), whole("seed", seed, 0)
     samples = len(data.y_train)
     if size > samples:
-        raise InvalidValueError(
-            f"batch_size {size} is more than the {samples} training samples of {data.name}"
-        )
+        raise InvalidValueError(f"batch_size {size} is more than the {samples} training samples of {data.name}")
     return _batches(data, size, steps, seed)
 
 

@@ -137,9 +137,7 @@ def _completed(job: Job, store: Store) -> Outcome:
     """Check that a run is there and closed, and complete its config by the values of the grid."""
     description = read_description(store)
     if description.status == "running":
-        return failed(
-            job, "the training function left its run open; close the probe, or use it in a with block"
-        )
+        return failed(job, "the training function left its run open; close the probe, or use it in a with block")
     config = job.configuration.config | dict(description.config)
     if config != description.config:
         store.write(DESCRIPTION, replace(description, config=config).to_bytes())

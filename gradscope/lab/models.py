@@ -171,9 +171,7 @@ def cnn(
             before = width if index else channels
             conv = nn.Conv2d(before, width, kernel, padding=kernel // 2, padding_mode=mode, bias=biased)
             skip, follows = residual and before == width, pool if halve else None
-            features.append(
-                block("conv", conv, activation, norm, (width, *size), residual=skip, pool=follows)
-            )
+            features.append(block("conv", conv, activation, norm, (width, *size), residual=skip, pool=follows))
             size = (size[0] // 2, size[1] // 2) if halve else size
         flat = width * size[0] * size[1]
         linear = nn.Linear(flat, hidden, bias=biased)

@@ -185,9 +185,7 @@ def _is_finished(job: Job) -> bool:
     except GradscopeError:
         return False
     if description.judged() == "running" and description.pid != os.getpid():
-        raise InvalidValueError(
-            f"{job.folder!r} is being written by process {description.pid}; wait, or stop it"
-        )
+        raise InvalidValueError(f"{job.folder!r} is being written by process {description.pid}; wait, or stop it")
     return description.status == "finished"
 
 

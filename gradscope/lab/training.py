@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -88,9 +88,7 @@ def train(
         "seed": seed,
     }
     descent = _optimizer(optimizer, network, lr, momentum)
-    with watch(
-        network, descent, out=os.fspath(out), every=every, metrics=metrics, name=name, config=config
-    ) as probe:
+    with watch(network, descent, out=os.fspath(out), every=every, metrics=metrics, name=name, config=config) as probe:
         for x, y in _shown(feed, steps, progress):
             loss, accuracy = _judge(network, x, y)
             descent.zero_grad()
@@ -130,15 +128,28 @@ def _build(
         return model, {}
     if not isinstance(model, str):
         raise InvalidTypeError(f"model must be a name or a torch.nn.Module, not {model!r}")
-    make = MODELS[choice("model", model, MODELS)]
-    known = inspect.signature(make).parameters
-    settings = {key: one.default for key, one in known.items() if key not in _SETTLED}
+    make, settings = MODELS[choice("model", model, MODELS)], _defaults(model)
     for key in options:
         if key not in settings:
             raise unknown_name(f"option of {model}", key, settings)
     shape = {"image": data.shape} if model == "cnn" else {"inputs": data.inputs}
     settings |= options
     return make(outputs=data.classes, seed=seed, **shape, **settings), settings
+
+
+def check_names(arguments: Iterable[str]) -> None:
+    """Raise UnknownNameError for a name that ``train`` takes with no model."""
+    own = [key for key, one in inspect.signature(train).parameters.items() if one.kind is one.KEYWORD_ONLY]
+    known = dict.fromkeys([*own, *(key for model in MODELS for key in _defaults(model))])
+    for name in arguments:
+        if name not in known:
+            raise unknown_name("argument of the training", name, known)
+
+
+def _defaults(model: str) -> dict[str, Any]:
+    """Return the options of a model that can be chosen, with their defaults."""
+    known = inspect.signature(MODELS[model]).parameters
+    return {key: one.default for key, one in known.items() if key not in _SETTLED}
 
 
 def _optimizer(name: str, model: nn.Module, lr: float, momentum: float) -> torch.optim.Optimizer:
@@ -151,9 +162,7 @@ def _optimizer(name: str, model: nn.Module, lr: float, momentum: float) -> torch
     return torch.optim.Adam(model.parameters(), lr=lr)
 
 
-def _shown(
-    feed: Iterator[tuple[Tensor, Tensor]], steps: int, progress: bool
-) -> Iterator[tuple[Tensor, Tensor]]:
+def _shown(feed: Iterator[tuple[Tensor, Tensor]], steps: int, progress: bool) -> Iterator[tuple[Tensor, Tensor]]:
     if not progress:
         return feed
     return iter(track(feed, "steps", total=steps, console=Console(stderr=True)))
