@@ -127,7 +127,7 @@ def test_keys_of_a_later_version_are_ignored(folder: Path) -> None:
 def test_one_bad_run_does_not_hide_the_others(folder: Path, metrics: Any) -> None:
     Writer(str(folder.parent / "bad"), metrics=metrics).close()
     (folder.parent / "bad" / "run.json").write_text("{")
-    with pytest.warns(UserWarning) as caught:
+    with pytest.warns(UserWarning, match="left out") as caught:
         runs = load(folder.parent)
     reason = (
         f"{folder.parent}/bad/run.json is not valid JSON: "
