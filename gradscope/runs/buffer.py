@@ -61,9 +61,7 @@ class LayerBuffer:
         """Return the rows as an Arrow table: absent values null, NaN and infinity as such."""
         size = self._size
         columns = [self._column(index) for index in range(len(self._metrics))]
-        nonfinite = (~np.isfinite(self._values[:, :size]) & self._present[:, :size]).sum(
-            axis=0, dtype=np.int32
-        )
+        nonfinite = (~np.isfinite(self._values[:, :size]) & self._present[:, :size]).sum(axis=0, dtype=np.int32)
         key = [self._step[:size], np.full(size, self._rank, np.int32), self._id[:size], self._skipped[:size]]
         return pa.table([*(pa.array(one) for one in [*key, nonfinite]), *columns], schema=self._schema)
 

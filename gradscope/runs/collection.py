@@ -29,9 +29,7 @@ class Runs:
         broken: Runs that could not be read, by name, with the error that names the file.
     """
 
-    def __init__(
-        self, path: str, runs: dict[str, Run], broken: dict[str, RunFormatError] | None = None
-    ) -> None:
+    def __init__(self, path: str, runs: dict[str, Run], broken: dict[str, RunFormatError] | None = None) -> None:
         self.path = path
         self.broken = broken or {}
         self._runs = runs

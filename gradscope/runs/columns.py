@@ -68,9 +68,7 @@ class Column:
         return pd.Series(self.value[first:last].copy(), index=index, name=self.metric)
 
 
-def column(
-    metric: str, table: Mapping[str, pa.ChunkedArray], layers: Mapping[int, LayerSpec], rank: int
-) -> Column:
+def column(metric: str, table: Mapping[str, pa.ChunkedArray], layers: Mapping[int, LayerSpec], rank: int) -> Column:
     """Build a Column from the Arrow columns step, rank, id and the metric; `layers` is keyed by id.
 
     Rows of an id that the description does not hold yet are left out.

@@ -64,11 +64,16 @@ def read_description(store: Store) -> Description:
     Raises:
         RunFormatError: It is missing, no JSON, not of gradscope, or of a later format; names the file.
     """
+    return read_raw(store)[1]
+
+
+def read_raw(store: Store) -> tuple[bytes, Description]:
+    """Read run.json as bytes, which tell cheaply whether it has changed, and as what it says."""
     try:
         data = store.read(DESCRIPTION)
     except FileNotFoundError:
         raise RunFormatError(f"{store.shown()!r} holds no run: it has no {DESCRIPTION}") from None
-    return parse_description(data, store.shown(DESCRIPTION))
+    return data, parse_description(data, store.shown(DESCRIPTION))
 
 
 def parse_description(data: bytes, where: str) -> Description:

@@ -26,9 +26,7 @@ TABLES = ("layers", "scalars", "events", "histograms", "units", "coverage")
 
 _KEY = [("step", pa.int64()), ("rank", pa.int32()), ("id", pa.int32())]
 
-SCALARS = pa.schema(
-    [("step", pa.int64()), ("rank", pa.int32()), ("name", pa.string()), ("value", pa.float64())]
-)
+SCALARS = pa.schema([("step", pa.int64()), ("rank", pa.int32()), ("name", pa.string()), ("value", pa.float64())])
 EVENTS = pa.schema(
     [
         ("step", pa.int64()),

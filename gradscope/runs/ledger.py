@@ -48,14 +48,8 @@ def ledger(trunk: Sequence[int], profiles: Mapping[str, pd.Series[float]]) -> pd
             "path_gain": np.concatenate([nan, total[:-1] / own[1:]]),
         }
         logs = {f"log10_{name}": np.log10(gain) for name, gain in gains.items()}
-        steps = (logs["log10_activation_gain"][:-1] + logs["log10_path_gain"][1:]) + logs[
-            "log10_weight_gain"
-        ][1:]
+        steps = (logs["log10_activation_gain"][:-1] + logs["log10_path_gain"][1:]) + logs["log10_weight_gain"][1:]
         rebuilt = np.concatenate([np.cumsum(steps[::-1])[::-1], np.zeros(min(1, len(index)))])
-    share = (
-        profiles[SHARE].reindex(index).to_numpy(np.float64)
-        if SHARE in profiles
-        else np.full(len(index), np.nan)
-    )
+    share = profiles[SHARE].reindex(index).to_numpy(np.float64) if SHARE in profiles else np.full(len(index), np.nan)
     shares = {"share": share, "other_share": 1.0 - share}
     return pd.DataFrame({**gains, **shares, **logs, "cumulative": rebuilt}, index=index)

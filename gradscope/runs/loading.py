@@ -30,7 +30,5 @@ def load(path: str | os.PathLike[str]) -> Run | Runs:
         raise RunFormatError(f"there is no folder {store.shown()!r}")
     names = find(store)
     if not names:
-        raise RunFormatError(
-            f"{store.shown()!r} holds no run: no {DESCRIPTION} in it or in {LEVELS} levels below"
-        )
+        raise RunFormatError(f"{store.shown()!r} holds no run: no {DESCRIPTION} in it or in {LEVELS} levels below")
     return Runs(store.path, *read_all(store.path, names))

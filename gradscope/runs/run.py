@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from gradscope.errors import InvalidValueError, unknown_name
 from gradscope.runs import decay, ledger
 from gradscope.runs.columns import Column, column
-from gradscope.runs.description import Description, parse_description, read_description
+from gradscope.runs.description import Description, parse_description, read_raw
 from gradscope.runs.format import DESCRIPTION, TABLES, schema_of
 from gradscope.runs.graph import trunk
 from gradscope.runs.store import Store
@@ -37,11 +37,9 @@ class Run:
     def __init__(self, path: str) -> None:
         self.path = path
         self._store = Store(path)
-        self._description = read_description(self._store)
-        self._raw = self._store.read(DESCRIPTION)
+        self._raw, self._description = read_raw(self._store)
         self._tables = {
-            name: TableReader(self._store, name, schema_of(name, self._description.metrics))
-            for name in TABLES
+            name: TableReader(self._store, name, schema_of(name, self._description.metrics)) for name in TABLES
         }
         self._columns: dict[tuple[str, int], Column] = {}
         self._seen = _gist(self._description)

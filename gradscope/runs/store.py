@@ -49,9 +49,7 @@ class Store:
             found = self._fs.ls(where, detail=True)
         except (FileNotFoundError, NotADirectoryError):
             return []
-        return sorted(
-            entry["name"].rstrip("/").rsplit("/", 1)[-1] for entry in found if entry["type"] == kind
-        )
+        return sorted(entry["name"].rstrip("/").rsplit("/", 1)[-1] for entry in found if entry["type"] == kind)
 
     def read(self, name: str) -> bytes:
         """Return the content of a file; FileNotFoundError when there is none."""

@@ -27,14 +27,14 @@ class TableReader:
         self._store = store
         self._table = table
         self._schema = schema
-        self._parts: list[Part] | None = None
         self._read: dict[str, dict[Part, pa.ChunkedArray]] = {}
+        self._parts = self._list()
 
     def refresh(self) -> bool:
         """List the parts again; True when rows have come that the last listing did not have."""
-        before = _reach(self._parts or [])
-        self._list()
-        return _reach(self._parts or []) != before
+        before = _reach(self._parts)
+        self._parts = self._list()
+        return _reach(self._parts) != before
 
     def columns(self, names: Sequence[str]) -> dict[str, pa.ChunkedArray]:
         """Return columns of equal length, over all parts of the last listing, nulls kept.
@@ -44,12 +44,11 @@ class TableReader:
         """
         for _ in range(ATTEMPTS):
             try:
-                parts = self._parts if self._parts is not None else self._list()
-                for part in parts:
+                for part in self._parts:
                     self._ensure(part, names)
-                return {name: self._joined(name, parts) for name in names}
+                return {name: self._joined(name, self._parts) for name in names}
             except FileNotFoundError:  # merged by its writer since it was listed
-                self._parts = None
+                self._parts = self._list()
         raise RunFormatError(f"{self._store.shown(self._table)}: parts vanish faster than they can be read")
 
     def _list(self) -> list[Part]:
@@ -61,7 +60,6 @@ class TableReader:
                 break
         else:
             warnings.warn(_lost(self._store.shown(self._table), gaps(parts)), UserWarning, stacklevel=2)
-        self._parts = parts
         return parts
 
     def _ensure(self, part: Part, names: Sequence[str]) -> None:

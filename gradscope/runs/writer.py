@@ -72,9 +72,7 @@ class Writer:
         self._flush_seconds = flush_seconds
         self._flush_values = flush_values
         writer = f"r{rank}x{secrets.token_hex(4)}"
-        self._parts = {
-            table: PartWriter(self._store, table, schema_of(table, metrics), writer) for table in TABLES
-        }
+        self._parts = {table: PartWriter(self._store, table, schema_of(table, metrics), writer) for table in TABLES}
         self._buffer = LayerBuffer(metrics, rank)
         self._waiting: dict[str, list[dict[str, Any]]] = {table: [] for table in TABLES if table != "layers"}
         fresh = Description(
@@ -123,9 +121,7 @@ class Writer:
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Add scalars of a step, such as the loss."""
-        self.append(
-            "scalars", [{"step": step, "name": key, "value": float(one)} for key, one in values.items()]
-        )
+        self.append("scalars", [{"step": step, "name": key, "value": float(one)} for key, one in values.items()])
 
     def event(self, step: int, text: str, kind: str = "user") -> None:
         """Add a remark that belongs to a step."""
@@ -212,9 +208,7 @@ def _signed(description: Description) -> Description:
 
 def _same_metrics(stored: Description, given: Description, path: str) -> None:
     old, new = ({one.name for one in description.metrics} for description in (stored, given))
-    changes = [f"without {name!r}" for name in sorted(old - new)] + [
-        f"with {name!r}" for name in sorted(new - old)
-    ]
+    changes = [f"without {name!r}" for name in sorted(old - new)] + [f"with {name!r}" for name in sorted(new - old)]
     if not changes and [one.name for one in stored.metrics] != [one.name for one in given.metrics]:
         changes = ["in another order"]
     if changes:
