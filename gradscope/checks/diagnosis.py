@@ -43,7 +43,5 @@ def diagnose(run: Run) -> Findings:
         run=run.name,
         findings=tuple(sorted(found, key=severity_order)),
         healthy=tuple(code for code, result in results.items() if result == []),
-        not_applicable={
-            code: result for code, result in results.items() if isinstance(result, NotApplicable)
-        },
+        not_applicable={code: result for code, result in results.items() if isinstance(result, NotApplicable)},
     )

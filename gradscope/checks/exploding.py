@@ -42,13 +42,9 @@ def _severe(seen: Passage) -> bool:
 
 
 def _remedy(seen: Passage, activation: str, share: Split) -> str:
-    clip = (
-        "clipping the gradient keeps the step finite meanwhile, but leaves the ratio between layers as it is"
-    )
+    clip = "clipping the gradient keeps the step finite meanwhile, but leaves the ratio between layers as it is"
     if share.paths > max(share.weights, share.activations, 0.0):
-        return (
-            f"scale what each block adds to its skip by 1/sqrt(number of blocks), or normalize in it; {clip}"
-        )
+        return f"scale what each block adds to its skip by 1/sqrt(number of blocks), or normalize in it; {clip}"
     if share.activations > max(share.weights, 0.0):
         return (
             "the growth lies between layer output and next input: with batch normalization there, add skip "

@@ -59,9 +59,7 @@ def passage(run: Run, step: int) -> Passage | NotApplicable:
             f"and step {step} has {len(hidden)} of {len(run.specs)} layers there"
         )
     if math.isnan(decay.low):
-        return NotApplicable(
-            f"the output gradient is exactly zero in some layers of the trunk at step {step}"
-        )
+        return NotApplicable(f"the output gradient is exactly zero in some layers of the trunk at step {step}")
     return Passage(step, decay, hidden, blocked=False)
 
 
@@ -125,4 +123,5 @@ def activation_of(run: Run, path: Sequence[int]) -> str:
 
 
 def _total(logs: Sequence[float]) -> float:
-    return float(np.sum(np.asarray(logs, dtype=np.float64)))
+    # A factor of zero settles it; below it every factor is 0/0, hence NaN.
+    return -math.inf if -math.inf in logs else float(np.sum(np.asarray(logs, dtype=np.float64)))

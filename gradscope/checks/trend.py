@@ -20,7 +20,7 @@ class Trend:
         title: Title of its finding.
         holds: Whether a passage shows it.
         severe: Whether a passage that shows it is critical.
-        remedy: What to try, given the passage, the activation function and what each kind of factor contributes.
+        remedy: What to try, given the passage, the activation function and the ledger's split.
         source: Where thresholds and remedies come from.
     """
 

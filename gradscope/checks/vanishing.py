@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from gradscope.checks.finding import Finding, NotApplicable
 from gradscope.checks.passage import Passage, Split
 from gradscope.checks.trend import Trend, examine
@@ -55,10 +57,12 @@ def _severe(seen: Passage) -> bool:
 
 def _remedy(seen: Passage, activation: str, share: Split) -> str:
     other = "or shorten the path: normalize before the activation function, or add skip connections"
+    if seen.blocked and share.weights == -math.inf:
+        return "look for the layer whose weights are all zero: nothing passes back through them"
     if seen.blocked:
         return (
-            "look for the lowest layer that still receives a gradient: right below it every unit is dead (relu; "
-            "lower the learning rate, use leaky_relu or elu) or the numbers underflow (scale the loss)"
+            "look for the lowest layer that still receives a gradient: right below it every unit is dead "
+            "(relu: lower the learning rate, or use leaky_relu) or the numbers underflow (scale the loss)"
         )
     if activation in _STEEPEST:
         steepest = _STEEPEST[activation]

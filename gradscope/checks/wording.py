@@ -37,9 +37,7 @@ def duration(first: int | None, last: int | None, since: int) -> str:
     if first is not None and last is not None:
         return f"It was so at the first recorded step, {first}, and is so at the last, {last}."
     if last is not None:
-        return (
-            f"It was not so at the first recorded step; it is so since step {since}, up to the last, {last}."
-        )
+        return f"It was not so at the first recorded step; it is so since step {since}, up to the last, {last}."
     return f"It was so at the first recorded step, {first}, and is no longer so at the last."
 
 

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gradscope.runs import Run, Writer, load
+from gradscope.spec import LayerSpec, MetricSpec
+
+NORMS = ("output_grad_norm", "input_grad_norm", "next_input_grad_norm")
+METRICS = (
+    *(MetricSpec(name, name, group="backward", scale="log") for name in NORMS),
+    MetricSpec("output_rms", "Output RMS", group="forward"),
+    MetricSpec("weight_rms", "Weight RMS", group="weights"),
+)
+
+
+@pytest.fixture
+def record(tmp_path: Path) -> Callable[..., Run]:
+    """Record a chain: by step, the output gradients' norms from layer 1 to the head; None is absent.
+
+    `weight_gain` says how much of each ratio the weights make. `values` sets single values afterwards, by
+    (step, depth, metric). `skipped` are steps that the optimizer did not take.
+    """
+
+    def build(
+        profiles: Mapping[int, Sequence[float | None]],
+        *,
+        activation: str = "relu",
+        weight_gain: float = 1.0,
+        path_gain: float = 1.0,
+        loss: Mapping[int, float] | None = None,
+        values: Mapping[tuple[int, int, str], float] | None = None,
+        skipped: Sequence[int] = (),
+        metrics: Sequence[MetricSpec] = METRICS,
+        name: str = "patient",
+    ) -> Run:
+        writer = Writer(str(tmp_path / name), metrics=metrics, name=name)
+        for step, profile in profiles.items():
+            writer.describe(chain(len(profile), activation))
+            table, present = fill(profile, weight_gain, path_gain)
+            for (when, depth, metric), value in (values or {}).items():
+                if when == step:
+                    table[depth - 1, [one.name for one in METRICS].index(metric)] = value
+            columns = slice(0, len(metrics))
+            ids = np.arange(len(profile), dtype=np.int32)
+            writer.rows(step, ids, table[:, columns], present[:, columns], skipped=step in skipped)
+        for step, value in (loss or {}).items():
+            writer.scalars(step, {"loss": value})
+        writer.close()
+        run = load(tmp_path / name)
+        assert isinstance(run, Run)
+        return run
+
+    return build
+
+
+def chain(count: int, activation: str) -> list[LayerSpec]:
+    return [
+        LayerSpec(
+            id=place,
+            layer=f"net.{place}",
+            call=1,
+            depth=place + 1,
+            parents=(place - 1,) if place else (),
+            activation=activation if place < count - 1 else "identity",
+        )
+        for place in range(count)
+    ]
+
+
+def fill(profile: Sequence[float | None], weight_gain: float, path_gain: float) -> Any:
+    """Complete the norms: own contribution = weight gain * norm; what comes in from above = path gain * own."""
+    output = np.array([0.0 if one is None else one for one in profile])
+    table = np.ones((len(profile), len(METRICS)))
+    present = np.ones(table.shape, np.bool_)
+    table[:, 0] = output
+    table[:, 1] = output * weight_gain
+    table[:-1, 2] = table[1:, 1] * path_gain
+    present[:, 0] = [one is not None for one in profile]
+    present[0, 1] = present[-1, 2] = False
+    return table, present

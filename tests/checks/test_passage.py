@@ -1,0 +1,241 @@
+"""Vanishing and exploding: fires, silent, not applicable."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gradscope.checks import Findings, NotApplicable, diagnose
+from gradscope.errors import InvalidTypeError
+from gradscope.runs import Run, load
+from gradscope.spec import MetricSpec
+
+Record = Callable[..., Run]
+HEALTHY = ("non-finite", "vanishing", "exploding")
+
+
+def geometric(rate: float, hidden: int, head: float = 1.0) -> list[float]:
+    """Norms of hidden layers that change by `rate` towards the input, below a head of any norm."""
+    return [*(rate ** np.arange(hidden - 1, -1.0, -1)), head]
+
+
+def walk(seed: int, hidden: int, drift: float = 0.0, spread: float = 0.145) -> list[float]:
+    """Norms of a relu net with kaiming weights: a random walk of the logarithm (spread as measured, width 64)."""
+    increments = np.random.default_rng(seed).normal(drift, spread, hidden)
+    return [*np.exp(np.cumsum(increments))[::-1], 1.0]
+
+
+def test_a_shrinking_gradient_is_vanishing(record: Record) -> None:
+    findings = diagnose(record({0: geometric(0.25, 9, head=7.0)}, activation="sigmoid"))
+    assert findings.codes == ("vanishing",)
+    assert findings.healthy == ("non-finite", "exploding")
+    (one,) = findings
+    assert (one.severity, one.layers, one.steps) == ("critical", tuple(range(1, 10)), (0,))
+    assert one.evidence["rate"] == pytest.approx(0.25)
+    assert one.evidence["decades"] == pytest.approx(8 * math.log10(0.25))
+    assert one.evidence["activation_decades"] == pytest.approx(one.evidence["decades"])
+    assert one.evidence["weight_decades"] == pytest.approx(0.0)
+
+
+def test_a_growing_gradient_is_exploding(record: Record) -> None:
+    findings = diagnose(record({0: geometric(2.0, 9)}, weight_gain=2.0))
+    assert findings.codes == ("exploding",)
+    (one,) = findings
+    assert (one.severity, one.layers) == ("critical", tuple(range(1, 10)))
+    assert one.evidence["decades"] == pytest.approx(8 * math.log10(2))
+    assert one.evidence["weight_decades"] == pytest.approx(8 * math.log10(2))
+    assert one.evidence["activation_decades"] == pytest.approx(0.0)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+def test_the_scale_of_the_loss_does_not_matter(record: Record, scale: float) -> None:
+    down, up = (
+        diagnose(record({0: [scale * one for one in geometric(rate, 8)]}, name=f"by-{rate}")) for rate in (0.5, 2.0)
+    )
+    assert (down.codes, up.codes) == (("vanishing",), ("exploding",))
+
+
+@pytest.mark.parametrize(("total", "severity"), [(0.05, "warning"), (0.0011, "warning"), (0.0009, "critical")])
+def test_severity_of_vanishing_follows_the_total(record: Record, total: float, severity: str) -> None:
+    (one,) = diagnose(record({0: geometric(total ** (1 / 9), 10)}))
+    assert (one.code, one.severity) == ("vanishing", severity)
+
+
+@pytest.mark.parametrize(("total", "severity"), [(11.0, "warning"), (69.0, "warning"), (71.0, "critical")])
+def test_severity_of_exploding_follows_the_total(record: Record, total: float, severity: str) -> None:
+    (one,) = diagnose(record({0: geometric(total ** (1 / 9), 10)}))
+    assert (one.code, one.severity) == ("exploding", severity)
+
+
+@pytest.mark.parametrize("total", [0.11, 1.0, 9.0])
+def test_less_than_a_decade_is_silent_however_certain(record: Record, total: float) -> None:
+    assert diagnose(record({0: geometric(total ** (1 / 9), 10)})).healthy == HEALTHY
+
+
+def test_a_decade_that_chance_explains_is_silent(record: Record) -> None:
+    logs = np.array([0.0, 3.0, -3.0, 3.0, -2.0, 2.6])
+    findings = diagnose(record({0: [*np.exp(logs - 2.6), 1.0]}))
+    assert (len(findings), findings.healthy) == (0, HEALTHY)
+
+
+def test_healthy_random_walks_are_silent(record: Record) -> None:
+    """Relu with kaiming: 100 nets of each depth. Both conditions must fail by chance for a false alarm."""
+    for hidden in (4, 8, 32):
+        alarms = sum(len(diagnose(record({0: walk(seed, hidden)}, name=f"{hidden}-{seed}"))) for seed in range(100))
+        assert alarms <= 2
+
+
+def test_the_head_takes_no_part(record: Record) -> None:
+    assert len(diagnose(record({0: geometric(1.0, 8, head=1e9)}))) == 0
+
+
+def test_an_exact_zero_at_the_bottom_is_vanishing_even_in_a_shallow_net(record: Record) -> None:
+    findings = diagnose(record({0: [0.0, 0.5, 1.0]}))
+    assert findings.codes == ("vanishing",)
+    (one,) = findings
+    assert one.severity == "critical"
+    factors = {"activation_decades": -math.inf, "weight_decades": 0.0, "path_decades": 0.0}
+    assert one.evidence == {"rate": 0.0, "decades": -math.inf, "layers": 2.0} | factors
+    assert one.cause == (
+        "At step 0 the output gradient of layer 1 is exactly zero in every entry, although the head receives a "
+        "gradient. It is so at step 0, the only one recorded."
+    )
+    assert one.remedy.startswith("look for the lowest layer that still receives a gradient")
+
+
+def test_weights_of_zero_are_named(record: Record) -> None:
+    nothing = {(0, 3, "input_grad_norm"): 0.0, (0, 2, "next_input_grad_norm"): 0.0}
+    (one,) = diagnose(record({0: [0.0, 0.0, 1.0, 1.0]}, values=nothing))
+    assert one.remedy == "look for the layer whose weights are all zero: nothing passes back through them"
+
+
+def test_zeros_in_every_hidden_layer_below_a_living_head_are_vanishing(record: Record) -> None:
+    assert diagnose(record({0: [0.0, 0.0, 0.0, 0.0, 0.0, 1.0]})).codes == ("vanishing",)
+
+
+def test_a_zero_beside_a_skip_is_no_verdict(record: Record) -> None:
+    findings = diagnose(record({0: [1.0, 1.0, 0.0, 1.0, 1.0, 1.0]}))
+    reason = NotApplicable("the output gradient is exactly zero in some layers of the trunk at step 0")
+    assert findings.not_applicable == {"vanishing": reason, "exploding": reason}
+
+
+def test_shallow_nets_are_not_judged(record: Record) -> None:
+    findings = diagnose(record({0: geometric(0.1, 3)}))
+    reason = NotApplicable(
+        "an interval takes 4 hidden layers along one path to the head, and step 0 has 3 of 4 layers there"
+    )
+    assert (len(findings), findings.healthy) == (0, ("non-finite",))
+    assert findings.not_applicable == {"vanishing": reason, "exploding": reason}
+
+
+def test_without_the_metric_nothing_is_judged(record: Record) -> None:
+    run = record({0: geometric(0.1, 6)}, metrics=[MetricSpec("a", "A")])
+    reason = NotApplicable("the metric output_grad_norm was not recorded")
+    assert diagnose(run).not_applicable == {"vanishing": reason, "exploding": reason}
+
+
+def test_without_rows_nothing_is_judged(record: Record) -> None:
+    findings = diagnose(record({}))
+    nothing = NotApplicable("no output gradient has been recorded yet")
+    assert findings.not_applicable == {
+        "non-finite": NotApplicable("nothing has been recorded yet"),
+        "vanishing": nothing,
+        "exploding": nothing,
+    }
+    assert findings.healthy == ()
+
+
+def test_nan_leaves_the_passage_unjudged(record: Record) -> None:
+    profile = geometric(0.5, 6)
+    profile[2] = math.nan
+    findings = diagnose(record({0: profile}))
+    assert findings.codes == ("non-finite",)
+    reason = NotApplicable("a norm of the output gradient is NaN or infinite at step 0")
+    assert findings.not_applicable == {"vanishing": reason, "exploding": reason}
+
+
+def test_missing_layers_are_spanned(record: Record) -> None:
+    profile: list[float | None] = [*geometric(0.25, 9)]
+    profile[3] = None
+    (one,) = diagnose(record({0: profile}))
+    assert one.evidence["rate"] == pytest.approx(0.25)
+    assert one.layers == (1, 2, 3, 5, 6, 7, 8, 9)
+
+
+def test_it_tells_since_when(record: Record) -> None:
+    healthy, sick = geometric(1.0, 8), geometric(0.3, 8)
+    (always,) = diagnose(record({0: sick, 10: healthy, 20: sick}, name="always"))
+    assert (always.severity, always.steps) == ("critical", (0, 20))
+    assert always.cause.endswith("It was so at the first recorded step, 0, and is so at the last, 20.")
+    (later,) = diagnose(record({0: healthy, 10: sick, 20: healthy, 30: sick, 40: sick}, name="later"))
+    assert (later.severity, later.steps) == ("critical", (30, 40))
+    assert later.cause.endswith("It was not so at the first recorded step; it is so since step 30, up to the last, 40.")
+    (gone,) = diagnose(record({0: sick, 10: healthy}, name="gone"))
+    assert (gone.severity, gone.steps) == ("note", (0,))
+    assert gone.cause.endswith("It was so at the first recorded step, 0, and is no longer so at the last.")
+
+
+def test_a_last_step_that_cannot_be_judged_does_not_silence_the_first(record: Record) -> None:
+    findings = diagnose(record({0: geometric(0.3, 8), 10: [math.nan] * 9}))
+    assert findings.codes == ("non-finite", "vanishing")
+
+
+def test_the_worst_comes_first(record: Record) -> None:
+    nan_loss = diagnose(record({0: geometric(0.4, 8), 10: geometric(0.4, 8)}, loss={10: math.nan}))
+    assert [(one.code, one.severity) for one in nan_loss] == [("non-finite", "critical"), ("vanishing", "warning")]
+
+
+@pytest.mark.parametrize(
+    ("activation", "remedy"),
+    [
+        ("sigmoid", "replace sigmoid (slope at most 1/4) by tanh (xavier) or relu (kaiming)"),
+        ("relu", "initialize with the weight variance 2/fan_in (kaiming) and zero biases"),
+        ("tanh", "initialize with the weight variance 1/fan_in (xavier) or slightly more and zero biases"),
+        ("?", "raise the variance of the weights at initialization"),
+    ],
+)
+def test_the_remedy_of_vanishing_fits_the_activation(record: Record, activation: str, remedy: str) -> None:
+    (one,) = diagnose(record({0: geometric(0.3, 8)}, activation=activation))
+    assert one.remedy == (
+        f"{remedy}, or shorten the path: normalize before the activation function, or add skip connections"
+    )
+
+
+def test_skips_that_make_it_explode_are_named(record: Record) -> None:
+    (one,) = diagnose(record({0: geometric(1.5, 12)}, weight_gain=1.0, path_gain=1.6))
+    assert one.evidence["path_decades"] == pytest.approx(11 * math.log10(1.6))
+    assert "skips and branches make 1.8e+02." in one.cause
+    assert one.remedy.startswith("scale what each block adds to its skip by 1/sqrt(number of blocks)")
+
+
+def test_without_the_ledger_the_finding_stands(record: Record) -> None:
+    run = record({0: geometric(0.3, 8)}, metrics=[MetricSpec("output_grad_norm", "n", group="backward")])
+    (one,) = diagnose(run)
+    assert list(one.evidence) == ["rate", "low", "high", "decades", "layers"]
+    assert "Of this" not in one.cause
+
+
+def test_diagnose_takes_one_run(record: Record, tmp_path: Path) -> None:
+    record({0: geometric(0.3, 8)})
+    with pytest.raises(InvalidTypeError) as error:
+        diagnose(load(tmp_path))  # type: ignore[arg-type]
+    assert str(error.value) == (
+        "diagnose takes one run, not Runs; for several: {name: gradscope.diagnose(run) for name, run in runs.items()}"
+    )
+
+
+def test_findings_are_a_sequence_and_a_frame(record: Record) -> None:
+    findings = diagnose(record({0: geometric(0.3, 8)}, loss={0: math.inf}))
+    assert isinstance(findings, Findings)
+    assert (len(findings), [one.code for one in findings]) == (2, ["non-finite", "vanishing"])
+    assert findings[1].code == "vanishing"
+    frame = findings.frame()
+    assert frame.columns.tolist() == [
+        *["code", "title", "severity", "layers", "steps", "evidence", "cause", "remedy", "source"]
+    ]
+    assert frame["severity"].tolist() == ["critical", "critical"]
+    assert diagnose(record({0: geometric(1.0, 8)}, name="well")).frame().empty
