@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, TypeVar
 
 Scale = Literal["linear", "log"]
-Combine = Literal["mean", "rss", "max"]
+Combine = Literal["mean", "rms", "rss", "max"]
 ColumnType = Literal["float64", "float32"]
 T = TypeVar("T")
 
@@ -33,7 +33,8 @@ class MetricSpec:
         scale: How an axis shows it.
         bounds: Least and greatest possible value; None where unbounded.
         degree: d in f(c g) = c**d f(g); it undoes a loss scale. None where no such d exists.
-        combine: How micro-batches of one step combine: mean by count, root of the sum of squares, or maximum.
+        combine: How micro-batches of one step combine: mean by count, root mean square by
+            count, root of the sum of squares, or maximum.
         signals: What the probe must capture.
         dtype: Type of the stored column.
         healthy: Range judged healthy, with its source; None where nobody has derived one.

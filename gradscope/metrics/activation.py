@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gradscope.metrics.numeric import root_mean_square, share_of_zeros
+from gradscope.metrics.numeric import root_mean_square, share_of_zeros, share_within
 from gradscope.metrics.registry import metric
 from gradscope.signals import Moments
 
@@ -65,9 +65,7 @@ def saturation(slope_sample: Tensor, slope_max: float) -> Tensor | float:
     Sigmoid: |u| > 5.99; tanh: |u| > 2.99. For a phi that is flat on one side only (ReLU) this is the inactive share and
     no sign of illness.
     """
-    if slope_sample.numel() == 0:
-        return float("nan")
-    return (slope_sample.abs() < FLAT * slope_max).sum() / slope_sample.numel()
+    return share_within(slope_sample, FLAT * slope_max)
 
 
 @metric(
@@ -75,6 +73,7 @@ def saturation(slope_sample: Tensor, slope_max: float) -> Tensor | float:
     group="activation",
     scale="log",
     bounds=(0.0, None),
+    combine="rms",
     dtype="float32",
     parameters=SAMPLE,
     formula="sqrt(mean(phi'(u)^2))",

@@ -10,7 +10,7 @@ def share_of_zeros(values: Tensor) -> Tensor | float:
     """Share of entries that are exactly zero; NaN of an empty tensor."""
     if values.numel() == 0:
         return float("nan")
-    return (values == 0).sum() / values.numel()
+    return (values == 0).sum(dtype=torch.float64) / values.numel()
 
 
 def share_below(values: Tensor, threshold: float) -> Tensor | float:
@@ -18,7 +18,14 @@ def share_below(values: Tensor, threshold: float) -> Tensor | float:
     if values.numel() == 0:
         return float("nan")
     small = values.abs()
-    return ((small > 0) & (small <= threshold)).sum() / values.numel()
+    return ((small > 0) & (small <= threshold)).sum(dtype=torch.float64) / values.numel()
+
+
+def share_within(values: Tensor, threshold: float) -> Tensor | float:
+    """Share of entries x with |x| < threshold, strictly; NaN of an empty tensor."""
+    if values.numel() == 0:
+        return float("nan")
+    return (values.abs() < threshold).sum(dtype=torch.float64) / values.numel()
 
 
 def root_mean_square(values: Tensor) -> Tensor:

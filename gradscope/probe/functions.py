@@ -41,6 +41,30 @@ def recognise(node: Any) -> Phi | None:
     return build(node) if build else None
 
 
+def is_packed(node: Any) -> bool:
+    """Tell whether what a node saved is behind a hook (checkpointing, offloading): reading it would run the hook."""
+    saved = (getattr(node, name, None) for name in ("_raw_saved_self", "_raw_saved_result"))
+    return any(getattr(one, "unpack_hook", None) is not None for one in saved)
+
+
+def recognise_packed(node: Any, result: Tensor | None) -> tuple[str, Phi | None]:
+    """Name a call whose saved tensor must not be read; its slope follows from its result for some functions.
+
+    Args:
+        node: Autograd node of the call.
+        result: What the call returned, if that is at hand.
+    """
+    name = _NAMES[node.name()]
+    name = _elu_name(node) if name == "elu" else name
+    if result is None or name not in _RESULT_SLOPES:
+        return name, None
+    if name == "leaky_relu":
+        return name, from_result(name, result, negative_slope=node._saved_negative_slope)
+    if name == "elu":
+        return name, from_result(name, result, alpha=node._saved_alpha, scale=node._saved_scale)
+    return name, from_result(name, result)
+
+
 def is_activation(name: str) -> bool:
     """Tell whether nodes of this name are activation functions."""
     return name in _NODES
@@ -173,6 +197,25 @@ _NODES: dict[str, Callable[[Any], Phi]] = {
     "HardsigmoidBackward0": lambda node: _from_input("hardsigmoid", node._saved_self, F.hardsigmoid, 1 / 6),
     "LogSigmoidBackward0": lambda node: _from_input("logsigmoid", node._saved_self, F.logsigmoid, 1.0),
     "SoftplusBackward0": _softplus,
+}
+
+_NAMES = {
+    "ReluBackward0": "relu",
+    "TanhBackward0": "tanh",
+    "SigmoidBackward0": "sigmoid",
+    "LeakyReluBackward0": "leaky_relu",
+    "LeakyReluBackward1": "leaky_relu",
+    "EluBackward0": "elu",
+    "EluBackward1": "elu",
+    "CeluBackward0": "celu",
+    "GeluBackward0": "gelu",
+    "SiluBackward0": "silu",
+    "MishBackward0": "mish",
+    "HardtanhBackward0": "hardtanh",
+    "HardswishBackward0": "hardswish",
+    "HardsigmoidBackward0": "hardsigmoid",
+    "LogSigmoidBackward0": "logsigmoid",
+    "SoftplusBackward0": "softplus",
 }
 
 # What an in-place call on a view hides from autograd is recognised by its values.

@@ -193,6 +193,7 @@ class Way:
             ``?``.
         node: Autograd node of the activation function.
         direct: Whether the activation function receives the output (or its normalization) and nothing is added.
+        arrives: Whether what the activation function returns is what arrives at the end, but for its shape.
     """
 
     norm: str
@@ -200,15 +201,17 @@ class Way:
     activation: str
     node: Any | None
     direct: bool = True
+    arrives: bool = False
 
 
 def read_way(path: tuple[Any, ...], output_is_view: bool) -> Way:
     """Find normalization and activation function on a path, nearest to the layer first."""
     norm, norm_node, direct = "none", None, True
-    for node in path:
+    for place, node in enumerate(path, start=1):
         name = node.name()
         if is_activation(name):
-            return Way(norm, norm_node, "known", node, direct)
+            arrives = all(after.name().startswith(_RESHAPES) for after in path[place:])
+            return Way(norm, norm_node, "known", node, direct, arrives)
         if softsign_input(node) is not None:
             return Way(norm, norm_node, "softsign", node, direct)
         if name == _HIDDEN and output_is_view and direct and norm_node is None:

@@ -12,7 +12,14 @@ import torch
 from torch import Tensor
 
 from gradscope.probe.capture import Captured, CapturedPhi, Plan, Reading, take
-from gradscope.probe.functions import Phi, recognise, recognise_by_values, softsign
+from gradscope.probe.functions import (
+    Phi,
+    is_packed,
+    recognise,
+    recognise_by_values,
+    recognise_packed,
+    softsign,
+)
 from gradscope.probe.graph import Product, Way, ancestors, find_product, read_way, trace
 from gradscope.probe.hooks import on_gradient
 from gradscope.probe.layers import Layer
@@ -104,7 +111,7 @@ class Recorder:
         for tensor in _tensors(outputs):
             if tensor.grad_fn is not None:
                 for reached in trace(tensor.grad_fn, self._pass.products, self._pass.visited):
-                    self._resolve(reached.call, reached.path)
+                    self._resolve(reached.call, reached.path, tensor)
         self._pass = _Pass()
         self._inside = False
 
@@ -183,7 +190,7 @@ class Recorder:
         """Find the calls that this input comes from, and await its gradient."""
         reached = trace(entry.grad_fn, self._pass.products, self._pass.visited)
         for one in reached:
-            self._resolve(one.call, one.path)
+            self._resolve(one.call, one.path, entry)
         if record.key not in self._known and not record.parents:
             found = ancestors(entry.grad_fn, self._pass.products, self._pass.memo)
             record.parents = frozenset(parent.key for parent in found)
@@ -209,13 +216,12 @@ class Recorder:
         except Exception as error:
             self._fault(record.layer.name, "input gradient hook", error)
 
-    def _resolve(self, record: CallRecord, path: tuple[Any, ...]) -> None:
-        """Read off what follows a call: normalization, activation function, its saved values."""
+    def _resolve(self, record: CallRecord, path: tuple[Any, ...], end: Tensor) -> None:
+        """Read off what follows a call on the way to ``end``: normalization, activation function, its values."""
         seen = self._pass.outputs.get(record)
         way = read_way(path, seen is not None)
         record.norm = way.norm
-        phi = self._phi(record, way)
-        record.activation = phi.name if phi else ("identity" if way.activation == "identity" else "?")
+        record.activation, phi = self._phi(record, way, end)
         if self._wants_u:
             self._merge_u(record, way, phi)
         if phi is None:
@@ -227,20 +233,33 @@ class Recorder:
         if self._wants_phi_grad and way.node is not None:
             way.node.register_hook(lambda sent, got: self._on_phi_gradient(record, sent, got))
 
-    def _phi(self, record: CallRecord, way: Way) -> Phi | None:
+    def _phi(self, record: CallRecord, way: Way, end: Tensor) -> tuple[str, Phi | None]:
+        """Name of the activation function, and its call where its values can be read."""
+        if way.activation in ("identity", "?"):
+            return way.activation, None
+        if way.node is not None and is_packed(way.node):
+            if way.activation == "softsign":
+                return "softsign", None
+            return recognise_packed(way.node, end.detach() if way.arrives else None)
         try:
-            if way.activation == "known":
-                return recognise(way.node)
-            if way.activation == "softsign" and way.node is not None:
-                return softsign(way.node._saved_self)
-            seen = self._pass.outputs.get(record)
-            after = seen[0]() if seen else None
-            if way.activation == "hidden" and seen and after is not None:
-                result = after.detach()
-                return recognise_by_values(seen[1], sample(flat(result), result.shape[-1]), result)
+            phi = self._read_phi(record, way)
         except RuntimeError as error:
+            # Changed in place since: back-propagation will fail on it too.
             self._fault(record.layer.name, "saved activation", error)
-        return None
+            phi = None
+        return (phi.name if phi else "?"), phi
+
+    def _read_phi(self, record: CallRecord, way: Way) -> Phi | None:
+        if way.activation == "known":
+            return recognise(way.node)
+        if way.activation == "softsign" and way.node is not None:
+            return softsign(way.node._saved_self)
+        seen = self._pass.outputs.get(record)
+        after = seen[0]() if seen else None
+        if seen is None or after is None:
+            return None
+        result = after.detach()
+        return recognise_by_values(seen[1], sample(flat(result), result.shape[-1]), result)
 
     def _merge_u(self, record: CallRecord, way: Way, phi: Phi | None) -> None:
         if phi is not None and phi.saved_input:

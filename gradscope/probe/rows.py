@@ -129,7 +129,11 @@ def _combine(how: str, values: NDArray[np.float64], weights: NDArray[np.float64]
         return float(np.sqrt(np.sum(values**2)))
     if how == "max":
         return float(np.max(values))
-    return float(np.sum(values * weights) / np.sum(weights)) if weights.any() else float("nan")
+    if not weights.any():
+        return float("nan")
+    if how == "rms":
+        return float(np.sqrt(np.average(values**2, weights=weights)))
+    return float(np.average(values, weights=weights))
 
 
 def _of_windows(metric: Metric, records: Sequence[CallRecord], dead: Mapping[Key, NDArray[np.bool_]]) -> Found:

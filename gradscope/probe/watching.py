@@ -77,19 +77,20 @@ def watch(
     target = model.module if isinstance(model, DistributedDataParallel) else model
     found = find_layers(target, layers)
     optimizers = _optimizers(optimizer)
+    steps = _every(every)
     plan = make_plan(select(metrics), wants_histograms(metrics))
-    _close_previous(target)
     writer = Writer(
         fspath(out) if out is not None else _default_folder(name),
         metrics=[metric.spec for metric in plan.metrics],
         config=_config(config),
         environment=_environment(target),
         name=name,
-        every=_every(every),
+        every=steps,
         resume=resume,
         rank=_rank(),
     )
-    probe = Probe(target, optimizers, found, plan, writer, _every(every))
+    _close_previous(target)
+    probe = Probe(target, optimizers, found, plan, writer, steps)
     _probes[target] = weakref.ref(probe)
     return probe
 

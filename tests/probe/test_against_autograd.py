@@ -14,7 +14,7 @@ import gradscope as gs
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from zoo import ZOO, Odd, Truth, loss_of, truth, twin_of  # noqa: E402
+from zoo import ZOO, Odd, Truth, loss_of, truth, twin_of
 
 DTYPES = (torch.float32, torch.float64)
 

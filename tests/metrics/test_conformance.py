@@ -1,0 +1,175 @@
+"""What every metric must obey, the next one included: this suite runs over the registry."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from gradscope.metrics import Metric, registered
+from gradscope.probe.reduce import host_moments, sample, units
+from gradscope.signals import Moments, Request
+from gradscope.spec import MetricSpec
+
+METRICS = registered()
+every_metric = pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)
+
+
+def signal(request: Request, seed: int, scale: float = 1.0) -> Any:
+    """A signal as the probe would hand it over."""
+    generator = torch.Generator().manual_seed(seed + sum(map(ord, request.signal)))
+    if request.signal == "slope_max":
+        return 1.0
+    if request.signal == "dead_units":
+        return np.asarray([True, False, False, True])
+    tensor = torch.randn(16, 12, generator=generator, dtype=torch.float64) * scale
+    if request.signal == "slope":
+        tensor = tensor.abs().clamp(max=1.0)
+    if request.form == "moments":
+        return Moments(*(np.asarray([one]) for one in (tensor.numel(), *host_moments(tensor.reshape(-1)))))
+    if request.form == "sample":
+        return sample(tensor.reshape(-1), 12)
+    return units(tensor, -1) if request.form == "units" else tensor
+
+
+def arguments(metric: Metric, seed: int = 0, scale: float = 1.0) -> list[Any]:
+    return [signal(request, seed, scale) for request in metric.requests]
+
+
+def value(metric: Metric, given: list[Any]) -> float:
+    return float(np.asarray(metric.function(*given)).reshape(-1)[0])
+
+
+@every_metric
+def test_it_returns_one_number_within_its_bounds(metric: Metric) -> None:
+    result = metric.function(*arguments(metric))
+    assert np.asarray(result).size == 1
+    low, high = metric.spec.bounds
+    assert (low if low is not None else -math.inf) <= float(np.asarray(result).reshape(-1)[0])
+    assert float(np.asarray(result).reshape(-1)[0]) <= (high if high is not None else math.inf)
+
+
+@every_metric
+def test_it_does_not_change_its_input_and_keeps_no_graph(metric: Metric) -> None:
+    given = arguments(metric)
+    before = [one.clone() if isinstance(one, Tensor) else one for one in given]
+    result = metric.function(*given)
+    for one, kept in zip(given, before, strict=True):
+        if isinstance(one, Tensor):
+            assert torch.equal(one, kept)
+    assert not (isinstance(result, Tensor) and result.requires_grad)
+
+
+@every_metric
+@pytest.mark.parametrize("factor", [2.0, 1e-25])
+def test_its_degree_holds(metric: Metric, factor: float) -> None:
+    degree = metric.spec.degree
+    if degree is None:
+        assert metric.name in NO_DEGREE, "say its degree, or list it here with the reason"
+        return
+    scaled = value(metric, arguments(metric, scale=factor))
+    assert scaled == pytest.approx(factor**degree * value(metric, arguments(metric)), rel=1e-9)
+
+
+# No f(c g) = c^d f(g): they compare with a threshold, a function in between bends them, or two scales meet.
+NO_DEGREE = (
+    "fp16_underflow_fraction",
+    "update_ratio",
+    "activation_mean",
+    "activation_std",
+    "zero_fraction",
+    "saturation",
+    "slope_rms",
+    "dead_fraction",
+)
+
+
+@every_metric
+def test_it_does_not_depend_on_the_order_of_samples(metric: Metric) -> None:
+    if any(request.form in ("sample", "moments") for request in metric.requests):
+        return  # handed over without an order
+    given = arguments(metric)
+    order = torch.randperm(16, generator=torch.Generator().manual_seed(1))
+    shuffled = [one[order] if isinstance(one, Tensor) else one for one in given]
+    assert value(metric, shuffled) == pytest.approx(value(metric, given), rel=1e-9)
+
+
+@every_metric
+def test_it_is_documented(metric: Metric) -> None:
+    spec = metric.spec
+    assert spec.label
+    assert spec.formula
+    assert spec.doc == (inspect.getdoc(metric.function) or "").splitlines()[0]
+    assert spec.doc.endswith((".", ")", ";")) or spec.doc[-1].isalpha()
+    if any(request.form in ("sample", "units") for request in metric.requests):
+        assert "sample" in spec.parameters
+
+
+@every_metric
+def test_its_spec_survives_json(metric: Metric) -> None:
+    assert MetricSpec.from_json(metric.spec.to_json()) == metric.spec
+    assert set(metric.spec.to_json()) == {one.name for one in fields(MetricSpec)}
+
+
+def test_the_groups_hold_what_they_should() -> None:
+    groups: dict[str, set[str]] = {}
+    for metric in METRICS.values():
+        groups.setdefault(metric.spec.group, set()).add(metric.name)
+    assert groups == {
+        "backward": {
+            "output_grad_norm",
+            "output_grad_rms",
+            "input_grad_norm",
+            "next_input_grad_norm",
+            "input_share",
+            "output_grad_zero_fraction",
+            "fp16_underflow_fraction",
+        },
+        "weights": {
+            "weight_grad_norm",
+            "weight_grad_norm_raw",
+            "weight_grad_rms",
+            "weight_grad_zero_fraction",
+            "bias_grad_norm",
+            "weight_rms",
+            "update_ratio",
+        },
+        "forward": {"output_mean", "output_std", "output_rms", "sample_spread"},
+        "activation": {
+            "activation_mean",
+            "activation_std",
+            "zero_fraction",
+            "saturation",
+            "slope_rms",
+            "dead_fraction",
+        },
+    }
+
+
+SLOW: dict[str, Callable[..., float]] = {
+    "output_grad_norm": lambda g: sum(float(v) ** 2 for v in g.flatten()) ** 0.5,
+    "output_grad_rms": lambda g: (sum(float(v) ** 2 for v in g.flatten()) / g.numel()) ** 0.5,
+    "output_mean": lambda g: sum(float(v) for v in g.flatten()) / g.numel(),
+    "output_std": lambda g: float(np.std(g.numpy())),
+    "sample_spread": lambda g: float(np.mean([np.std(column, ddof=1) for column in g.numpy().T])),
+    "zero_fraction": lambda g: sum(float(v) == 0 for v in g.flatten()) / g.numel(),
+    "saturation": lambda g: sum(abs(float(v)) < 0.01 for v in g.flatten()) / g.numel(),
+    "slope_rms": lambda g: (sum(float(v) ** 2 for v in g.flatten()) / g.numel()) ** 0.5,
+    "fp16_underflow_fraction": lambda g: float(np.mean((g.numpy() != 0) & (g.numpy().astype(np.float16) == 0))),
+}
+
+
+@pytest.mark.parametrize("name", SLOW)
+@pytest.mark.parametrize("scale", [1.0, 3e-8])
+def test_against_a_slow_computation(name: str, scale: float) -> None:
+    metric = METRICS[name]
+    request = metric.requests[0]
+    tensor = signal(Request(request.signal, ""), 0, scale)
+    assert value(metric, arguments(metric, scale=scale)) == pytest.approx(SLOW[name](tensor), rel=1e-9)
