@@ -151,5 +151,6 @@ def _decay(run: Run) -> Decay:
 
 
 def _final_loss(run: Run) -> float:
-    losses = run.scalars.query("name == 'loss'")["value"]
+    scalars = run.scalars
+    losses = scalars.loc[scalars["name"] == "loss", "value"]
     return float(losses.iloc[-1]) if len(losses) else math.nan
