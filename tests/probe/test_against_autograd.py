@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from odd_models import ZOO, Odd, Truth, loss_of, truth, twin_of
 from torch import Tensor
+from zoo import ZOO, Odd, Truth, loss_of, truth, twin_of
 
 import gradscope as gs
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from zoo import ZOO, Odd, Truth, loss_of, truth, twin_of
 
 DTYPES = (torch.float32, torch.float64)
 
@@ -49,7 +46,7 @@ def column(run: gs.Run, metric: str) -> list[float]:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_everything_recorded_equals_autograd_by_hand(kind: type[Odd], dtype: torch.dtype, tmp_path: Path) -> None:
-    run, expected, model, twin = record(kind, dtype, tmp_path / "run")
+    run, expected, _, _ = record(kind, dtype, tmp_path / "run")
     assert list(zip(run.layers["layer"], run.layers["call"], strict=True)) == [(one.name, one.call) for one in expected]
     assert run.coverage["code"].isin(["recorded"]).all(), run.coverage.to_string()
     near = {"rtol": 1e-5 if dtype is torch.float32 else 1e-12, "equal_nan": True}
@@ -82,7 +79,7 @@ def test_gradient_of_the_next_input_is_the_total_one(kind: type[Odd], tmp_path: 
 
 
 def test_parameter_metrics_stand_on_the_first_call(kind: type[Odd], tmp_path: Path) -> None:
-    run, expected, model, twin = record(kind, torch.float64, tmp_path / "run")
+    run, expected, _, twin = record(kind, torch.float64, tmp_path / "run")
     truths = dict(twin.named_parameters())
     for one, value, raw in zip(
         expected, column(run, "weight_grad_norm"), column(run, "weight_grad_norm_raw"), strict=True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ import gradscope as gs
 
 def net(*widths: int, dtype: torch.dtype = torch.float64) -> nn.Sequential:
     parts: list[nn.Module] = []
-    for wide, narrow in zip(widths, widths[1:], strict=False):
+    for wide, narrow in itertools.pairwise(widths):
         parts += [nn.Linear(wide, narrow), nn.Tanh()]
     return nn.Sequential(*parts[:-1]).to(dtype)
 
@@ -269,7 +270,7 @@ def test_an_exception_keeps_the_run_and_the_step_it_cut_short(tmp_path: Path) ->
                     raise RuntimeError("loss is not finite")
                 optimizer.step()
 
-    with pytest.raises(RuntimeError, match="^loss is not finite$"):
+    with pytest.raises(RuntimeError, match=r"^loss is not finite$"):
         train()
     run = gs.load(tmp_path / "run")
     assert (run.status, run.error) == ("failed", "RuntimeError: loss is not finite")
@@ -280,10 +281,15 @@ def test_an_exception_keeps_the_run_and_the_step_it_cut_short(tmp_path: Path) ->
 
 def test_ctrl_c_leaves_no_hook_and_an_interrupted_run(tmp_path: Path) -> None:
     model, (x, y) = net(6, 5, 3), batch()
-    with pytest.raises(KeyboardInterrupt), gs.watch(model, out=tmp_path / "run", every=1) as probe:
-        F.cross_entropy(model(x), y).backward()
-        probe.step()
-        raise KeyboardInterrupt
+
+    def train() -> None:
+        with gs.watch(model, out=tmp_path / "run", every=1) as probe:
+            F.cross_entropy(model(x), y).backward()
+            probe.step()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train()
     assert gs.load(tmp_path / "run").status == "interrupted"
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
     assert not any(getattr(one, "_post_accumulate_grad_hooks", None) for one in model.parameters())
@@ -323,7 +329,7 @@ def test_a_metric_that_raises_never_reaches_the_training(tmp_path: Path) -> None
     try:
         model, (x, y) = net(6, 5, 3), batch()
         with gs.watch(model, out=tmp_path / "run", every=1, metrics=["broken", "output_rms"]) as probe:
-            with pytest.warns(UserWarning, match="metric 'broken' failed at step 0") as caught:
+            with pytest.warns(UserWarning, match=r"metric 'broken' failed at step 0") as caught:
                 F.cross_entropy(model(x), y).backward()
             probe.step()
             F.cross_entropy(model(x), y).backward()
