@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,11 +13,11 @@ import plotly.graph_objects as go
 from gradscope.errors import GradscopeError
 from gradscope.figures import marks as mk
 from gradscope.figures import style
-from gradscope.figures.values import at_least_one, metric_of, names_by_depth, nearest_step, value_axis
+from gradscope.figures.values import RunsLike, at_least_one, metric_of, names_by_depth, nearest_step, value_axis
 from gradscope.spec import MetricSpec
 
 if TYPE_CHECKING:
-    from gradscope.runs import Decay, Run, Runs
+    from gradscope.runs import Decay, Run
 
 SIGNAL = "output_grad_norm"
 
@@ -59,9 +59,7 @@ def decay_frame(run: Run, step: int | None = None) -> pd.DataFrame:
     return pd.DataFrame({"depth": [depth for _, depth in hidden], "value": values})
 
 
-def gradient_flow(
-    run: Run | Runs | Iterable[Run], step: int | None = None, metric: str = SIGNAL, *, theme: str = "light"
-) -> go.Figure:
+def gradient_flow(run: RunsLike, step: int | None = None, metric: str = SIGNAL, *, theme: str = "light") -> go.Figure:
     """Draw a metric over depth at one step; for the output gradient, with its decay per layer.
 
     Args:

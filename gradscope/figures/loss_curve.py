@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,10 +12,10 @@ from gradscope.errors import unknown_name
 from gradscope.figures import marks as mk
 from gradscope.figures import style
 from gradscope.figures.decimate import broken, line_points
-from gradscope.figures.values import at_least_one
+from gradscope.figures.values import RunsLike, at_least_one
 
 if TYPE_CHECKING:
-    from gradscope.runs import Run, Runs
+    from gradscope.runs import Run
 
 POINTS = 1000
 
@@ -45,7 +44,7 @@ def loss_frame(run: Run, scalar: str = "loss", points: int = POINTS) -> pd.DataF
     return pd.concat([frame, gaps] if len(gaps) else [frame]).sort_values("step", ignore_index=True)
 
 
-def loss(run: Run | Runs | Iterable[Run], scalar: str = "loss", *, theme: str = "light") -> go.Figure:
+def loss(run: RunsLike, scalar: str = "loss", *, theme: str = "light") -> go.Figure:
     """Draw a logged scalar over steps, of one run or of several.
 
     Args:

@@ -15,10 +15,10 @@ from gradscope.errors import GradscopeError, unknown_name
 from gradscope.figures import marks as mk
 from gradscope.figures import style
 from gradscope.figures.layer_step import power_text
-from gradscope.figures.values import named, recorded_steps
+from gradscope.figures.values import RunsLike, named, recorded_steps
 
 if TYPE_CHECKING:
-    from gradscope.runs import Run, Runs
+    from gradscope.runs import Run
 
 PREFERRED = {"x": "depth", "y": "init", "facet": "activation"}
 ASIDE = ("seed",)
@@ -57,7 +57,7 @@ def axes_of(runs: Sequence[Run], chosen: Mapping[str, str | None]) -> dict[str, 
 
 
 def sweep_map_frame(
-    runs: Runs | Iterable[Run],
+    runs: RunsLike,
     *,
     x: str | None = None,
     y: str | None = None,
@@ -101,11 +101,13 @@ def decay_rate(run: Run, last: bool = False) -> float:
 def _cell(key: Any, group: pd.DataFrame) -> dict[str, Any]:
     ordered = group.sort_values(["rate", "run"], na_position="last", ignore_index=True)
     known = int(ordered["rate"].notna().sum())
-    middle = ordered.loc[(known - 1) // 2 if known else 0]
-    rate = float(ordered["rate"].median()) if known else math.nan
+    below = (max(known, 1) - 1) // 2
+    rates = ordered["rate"].to_numpy(np.float64)
+    # Of an even number the geometric mean of the middle two: rates are factors.
+    rate = float(rates[below] if known % 2 else np.sqrt(rates[below] * rates[known // 2 % len(rates)]))
     mark = int(mk.classify(np.array([rate]), log=True)[0])
     axes = dict(zip(("x", "y", "facet"), key, strict=True))
-    return axes | {"rate": rate, "mark": mark, "runs": len(group), "run": middle["run"]}
+    return axes | {"rate": rate, "mark": mark, "runs": len(group), "run": ordered["run"][below]}
 
 
 def in_order(values: Iterable[Any]) -> list[Any]:
@@ -118,7 +120,7 @@ def in_order(values: Iterable[Any]) -> list[Any]:
 
 
 def sweep_map(
-    runs: Runs | Iterable[Run],
+    runs: RunsLike,
     *,
     x: str | None = None,
     y: str | None = None,
@@ -238,12 +240,7 @@ def _style(
             "colorscale": style.DIVERGING,
             "cmin": -reach,
             "cmax": reach,
-            "colorbar": {
-                "title": {"text": "Decay per layer", "side": "right"},
-                "thickness": 14,
-                "outlinewidth": 0,
-            }
-            | _ticks(reach),
+            "colorbar": style.colour_bar("Decay per layer") | _ticks(reach),
         },
         margin={"t": 96},
         showlegend=True,

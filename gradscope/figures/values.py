@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,8 @@ from gradscope.spec import MetricSpec
 
 if TYPE_CHECKING:
     from gradscope.runs import Run, Runs
+
+RunsLike: TypeAlias = "Run | Runs | Mapping[str, Run] | Iterable[Run]"
 
 
 @dataclass(frozen=True)
@@ -108,11 +110,11 @@ def recorded_steps(run: Run, metric: str | None = None) -> list[int]:
     return [int(step) for step in run.steps(metric)]
 
 
-def named(runs: Run | Runs | Iterable[Run]) -> list[tuple[str, Run]]:
+def named(runs: RunsLike) -> list[tuple[str, Run]]:
     """Return runs with names that tell them apart: a collection's, else their own, numbered if need be."""
     if hasattr(runs, "items"):
         return list(runs.items())
-    listed = list(runs) if isinstance(runs, Iterable) else [runs]
+    listed: list[Run] = list(runs) if isinstance(runs, Iterable) else [runs]
     seen: Counter[str] = Counter()
     pairs = []
     for run in listed:
@@ -121,7 +123,7 @@ def named(runs: Run | Runs | Iterable[Run]) -> list[tuple[str, Run]]:
     return pairs
 
 
-def at_least_one(runs: Run | Runs | Iterable[Run]) -> list[tuple[str, Run]]:
+def at_least_one(runs: RunsLike) -> list[tuple[str, Run]]:
     """Return runs with their names; InvalidValueError for none."""
     pairs = named(runs)
     if not pairs:

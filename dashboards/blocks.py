@@ -1,0 +1,87 @@
+"""Building blocks that the pages share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import dash_mantine_components as dmc
+import plotly.graph_objects as go
+from dash import dcc, html
+
+from gradscope.errors import GradscopeError
+from gradscope.figures import CONFIG, message
+
+STATUS_COLOURS = {
+    "running": "blue",
+    "finished": "green",
+    "interrupted": "orange",
+    "failed": "red",
+    "unreadable": "red",
+}
+INTERVAL_MS = 1000
+
+
+def graph(identity: str, height: int = 380) -> dmc.Paper:
+    """Return a framed graph, empty until its page fills it."""
+    config: Any = CONFIG
+    figure = dcc.Graph(id=identity, figure=blank(), config=config, style={"height": height})
+    return dmc.Paper(figure, withBorder=True, radius="md", className="frame")
+
+
+def blank() -> go.Figure:
+    """Return a figure without anything, transparent so that it does not flash in either theme."""
+    hidden = {"visible": False}
+    clear = "rgba(0,0,0,0)"
+    return go.Figure(layout={"xaxis": hidden, "yaxis": hidden, "paper_bgcolor": clear, "plot_bgcolor": clear})
+
+
+def drawn(title: str, theme: str, draw: Callable[[], go.Figure]) -> go.Figure:
+    """Return a figure, or where it cannot be drawn one that says why."""
+    try:
+        return draw()
+    except GradscopeError as error:
+        return message(title, str(error), theme)
+
+
+def ticker(page: str) -> dcc.Interval:
+    """Return the clock of a page; the page disables it while it waits for an answer."""
+    return dcc.Interval(id=f"{page}-tick", interval=INTERVAL_MS)
+
+
+def notice(text: str, colour: str = "red", title: str | None = None) -> dmc.Alert:
+    """Return a message on the page."""
+    return dmc.Alert(text, title=title, color=colour, variant="light", className="notice")
+
+
+def badge(status: str) -> dmc.Badge:
+    """Return the badge of a run's status."""
+    return dmc.Badge(status, color=STATUS_COLOURS.get(status, "gray"), variant="light", className="status")
+
+
+def howto(where: str) -> dmc.Stack:
+    """Return what an empty folder says: how a run comes into being."""
+    code = (
+        "import gradscope as gs\n\n"
+        f'with gs.watch(model, optimizer, out="{where.rstrip("/")}/first", every=10) as probe:\n'
+        "    for x, y in loader:\n"
+        "        loss = loss_fn(model(x), y)\n"
+        "        loss.backward()\n"
+        "        optimizer.step()\n"
+        "        optimizer.zero_grad()\n"
+        "        probe.log(loss=loss)"
+    )
+    return dmc.Stack(
+        [
+            dmc.Title("No runs yet", order=3),
+            dmc.Text(f"There is no run in {where}. Record one, and it appears here by itself:"),
+            html.Pre(code, className="code"),
+            dmc.Text("Or let gradscope train small networks on real data: gradscope demo --out DIR"),
+        ],
+        id="howto",
+    )
+
+
+def choices(values: list[str]) -> list[dict[str, Any]]:
+    """Return the options of a select."""
+    return [{"value": value, "label": value} for value in values]

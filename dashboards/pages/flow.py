@@ -1,0 +1,285 @@
+"""Gradient flow: one run in detail, others beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import dash_mantine_components as dmc
+from dash import Dash, Input, Output, State, dcc, html, no_update
+from dash.exceptions import PreventUpdate
+from gradscope.dashboards.blocks import badge, choices, drawn, graph, howto, notice, ticker
+from gradscope.dashboards.diagnosis import findings_panel
+from gradscope.dashboards.source import Source
+from gradscope.dashboards.state import FlowState
+
+from gradscope import figures
+from gradscope.errors import GradscopeError
+from gradscope.figures.gradient_flow import SIGNAL
+from gradscope.figures.values import nearest_step, recorded_steps
+from gradscope.runs import Run
+
+PATH = "/flow"
+MOST_COMPARED = 11
+GRAPHS = ("profile", "ledger", "heatmap", "timeline", "loss")
+CONTROLS = ("run", "compare", "metric", "step", "follow")
+
+
+@dataclass(frozen=True)
+class View:
+    """A state with everything in it settled: what the page is about to show."""
+
+    run: Run
+    name: str
+    others: dict[str, Run]
+    metric: str
+    steps: list[int]
+    step: int | None
+    follow: bool
+
+
+def layout() -> dmc.Stack:
+    """Return the page, its figures still empty."""
+    controls = dmc.Group(
+        [
+            dmc.Select(id="flow-run", label="Run", data=[], searchable=True, allowDeselect=False, w=320),
+            dmc.MultiSelect(
+                id="flow-compare",
+                label="Compare with",
+                data=[],
+                searchable=True,
+                clearable=True,
+                maxValues=MOST_COMPARED,
+                hidePickedOptions=True,
+                w=320,
+            ),
+            dmc.Select(id="flow-metric", label="Metric", data=[], searchable=True, allowDeselect=False, w=280),
+            html.Div(
+                [
+                    dmc.Group(
+                        [
+                            dmc.Text("Step", size="sm", fw=500),
+                            dmc.Text("", id="flow-step-text", size="sm"),
+                            dmc.Switch(id="flow-follow", label="newest", size="xs", checked=True),
+                        ],
+                        gap="sm",
+                    ),
+                    dmc.Slider(id="flow-step", value=0, min=0, max=1, step=1, updatemode="mouseup", mt=10),
+                ],
+                className="step",
+            ),
+        ],
+        align="flex-start",
+        gap="md",
+    )
+    grid = html.Div(
+        [
+            graph("flow-profile"),
+            graph("flow-ledger"),
+            graph("flow-heatmap"),
+            graph("flow-timeline"),
+            graph("flow-loss"),
+            html.Div(id="flow-findings"),
+        ],
+        className="grid",
+    )
+    body = [html.Div(id="flow-head"), controls, html.Div(grid, id="flow-body"), dcc.Store(id="flow-shown")]
+    return dmc.Stack([*body, ticker("flow")], gap="sm")
+
+
+def settle(source: Source, state: FlowState) -> View:
+    """Fill in what the state leaves open; UnknownNameError for a run or metric that does not exist."""
+    name = state.run or next(iter(source.runs))
+    run = source.run(name)
+    others = {other: source.run(other) for other in state.compare if other != name}
+    metric = state.metric or (SIGNAL if SIGNAL in run.metrics else next(iter(run.metrics), SIGNAL))
+    steps = recorded_steps(run, metric)
+    step = None
+    if steps:
+        step = steps[-1] if state.step is None else nearest_step(run, state.step, metric)
+    return View(run, name, others, metric, steps, step, state.step is None)
+
+
+def chosen(state: FlowState, trigger: str | None, values: Mapping[str, Any]) -> FlowState:
+    """Return the state after the control ``trigger`` was moved; unchanged for any other trigger."""
+    if trigger == "run" and values["run"]:
+        compare = tuple(one for one in state.compare if one != values["run"])
+        return replace(state, run=values["run"], compare=compare)
+    if trigger == "compare":
+        return replace(state, compare=tuple(values["compare"] or ()))
+    if trigger == "metric" and values["metric"]:
+        return replace(state, metric=values["metric"])
+    if trigger == "step":
+        return replace(state, step=int(values["step"]))
+    if trigger == "follow":
+        return replace(state, step=None if values["follow"] else int(values["step"]))
+    return state
+
+
+def metric_choices(run: Run) -> list[dict[str, Any]]:
+    """Return the recorded metrics by group."""
+    groups: dict[str, list[dict[str, str]]] = {}
+    for name, spec in run.metrics.items():
+        groups.setdefault(spec.group.capitalize(), []).append({"value": name, "label": spec.label})
+    return [{"group": group, "items": items} for group, items in groups.items()]
+
+
+def controls(source: Source, view: View) -> dict[str, Any]:
+    """Return the properties of the controls that show a view."""
+    names = list(source.runs)
+    low, high = (view.steps[0], view.steps[-1]) if view.steps else (0, 1)
+    count = f"{view.step} of {low} to {high}" if view.steps else "none recorded yet"
+    return {
+        "run_data": choices(names),
+        "run": view.name,
+        "compare_data": choices([name for name in names if name != view.name]),
+        "compare": list(view.others),
+        "metric_data": metric_choices(view.run),
+        "metric": view.metric,
+        "min": low,
+        "max": max(high, low + 1),
+        "by": max(1, view.run.every),
+        "disabled": len(view.steps) < 2,
+        "step": view.step if view.step is not None else low,
+        "step_text": count,
+        "follow": view.follow,
+    }
+
+
+def content(view: View, theme: str) -> dict[str, Any]:
+    """Return the figures of a view, the findings and the head line."""
+    runs = {view.name: view.run, **view.others}
+    run, step, metric = view.run, view.step, view.metric
+    label = run.metrics[metric].label if metric in run.metrics else metric
+    # A metric that is recorded more rarely than the output gradient has other steps than the ledger.
+    at = nearest_step(run, step, SIGNAL) if SIGNAL in run.metrics and run.steps(SIGNAL) else step
+    titles = (f"{label} over depth", f"{label} over depth and step", f"{label} over steps")
+    return {
+        "profile": drawn(titles[0], theme, lambda: figures.gradient_flow(runs, step, metric, theme=theme)),
+        "ledger": drawn("Ledger of the error signal", theme, lambda: figures.ledger(run, at, theme=theme)),
+        "heatmap": drawn(titles[1], theme, lambda: figures.heatmap(run, metric, theme=theme)),
+        "timeline": drawn(titles[2], theme, lambda: figures.timeline(run, metric, theme=theme)),
+        "loss": drawn("Loss over steps", theme, lambda: figures.loss(runs, theme=theme)),
+        "findings": findings_panel(run),
+        "head": head(view),
+        "hidden": False,
+    }
+
+
+def head(view: View) -> dmc.Group:
+    """Return the line above the figures: the run's name, its status and what ended it."""
+    items: list[Any] = [dmc.Title(view.name, order=4, className="name"), badge(view.run.status)]
+    if view.run.error:
+        items.append(dmc.Text(view.run.error.strip().splitlines()[-1], size="sm", c="red"))
+    return dmc.Group(items, gap="sm")
+
+
+def nothing(source: Source, error: GradscopeError | None) -> dict[str, Any]:
+    """Return the page where there is nothing to show: no run at all, or not the one asked for."""
+    if error is not None:
+        told: Any = notice(str(error), title="This cannot be shown")
+    elif source.broken:
+        told = notice("No run in this folder can be read; the table of runs says why.")
+    else:
+        told = howto(source.where)
+    untouched = dict.fromkeys(outputs(), no_update)
+    names = list(source.runs)
+    choice = {"run_data": choices(names), "compare_data": choices(names)}
+    return untouched | choice | {"findings": "", "head": told, "hidden": True}
+
+
+def answer(source: Source, state: FlowState, theme: str) -> dict[str, Any]:
+    """Return everything the page shows for a state, by output."""
+    if not source.runs and state.run is None:
+        return nothing(source, None)
+    try:
+        view = settle(source, state)
+        shown = controls(source, view) | content(view, theme)
+    except GradscopeError as error:
+        return nothing(source, error)
+    return shown
+
+
+def outputs() -> dict[str, Output]:
+    """Return what the page's callback fills."""
+    return {
+        "run_data": Output("flow-run", "data"),
+        "run": Output("flow-run", "value"),
+        "compare_data": Output("flow-compare", "data"),
+        "compare": Output("flow-compare", "value"),
+        "metric_data": Output("flow-metric", "data"),
+        "metric": Output("flow-metric", "value"),
+        "min": Output("flow-step", "min"),
+        "max": Output("flow-step", "max"),
+        "by": Output("flow-step", "step"),
+        "disabled": Output("flow-step", "disabled"),
+        "step": Output("flow-step", "value"),
+        "step_text": Output("flow-step-text", "children"),
+        "follow": Output("flow-follow", "checked"),
+        **{name: Output(f"flow-{name}", "figure") for name in GRAPHS},
+        "findings": Output("flow-findings", "children"),
+        "head": Output("flow-head", "children"),
+        "hidden": Output("flow-body", "hidden"),
+    }
+
+
+def register(app: Dash, source: Source) -> None:
+    """Connect the page to its runs."""
+
+    @app.callback(
+        output={**outputs(), "shown": Output("flow-shown", "data")},
+        inputs={
+            "path": Input("url", "pathname"),
+            "search": Input("url", "search"),
+            "tick": Input("flow-tick", "n_intervals"),
+            "theme": Input("theme", "data"),
+            "shown": State("flow-shown", "data"),
+        },
+        running=[(Output("flow-tick", "disabled"), True, False)],
+    )
+    def show(
+        path: str | None, search: str | None, tick: int, theme: str, shown: dict[str, Any] | None
+    ) -> dict[str, Any]:
+        if path != PATH:
+            raise PreventUpdate
+        state = FlowState.parse(search)
+        with source.lock:
+            key = news(source, state, theme)
+            if shown and shown["key"] == key:
+                raise PreventUpdate
+            page = answer(source, state, theme)
+        set_here = {name: page[name] for name in CONTROLS if page[name] is not no_update}
+        return page | {"shown": {"key": key, "set": set_here}}
+
+    @app.callback(
+        Output("flow-go", "data"),
+        inputs={
+            "values": {
+                "run": Input("flow-run", "value"),
+                "compare": Input("flow-compare", "value"),
+                "metric": Input("flow-metric", "value"),
+                "step": Input("flow-step", "value"),
+                "follow": Input("flow-follow", "checked"),
+            },
+            "shown": State("flow-shown", "data"),
+            "path": State("url", "pathname"),
+            "search": State("url", "search"),
+        },
+        prevent_initial_call=True,
+    )
+    def choose(values: dict[str, Any], shown: dict[str, Any] | None, path: str, search: str) -> str:
+        moved = [name for name in CONTROLS if shown and values[name] != shown["set"].get(name)]
+        if path != PATH or not moved:
+            raise PreventUpdate
+        return PATH + chosen(FlowState.parse(search), moved[0], values).search()
+
+
+def news(source: Source, state: FlowState, theme: str) -> str:
+    """Ask the runs of a state for news; return a word that changes when the page has to."""
+    if state.run is None or state.run not in source.runs:
+        source.poll()
+    else:
+        source.poll([state.run, *state.compare])
+    names = [*([state.run] if state.run else list(source.runs)[:1]), *state.compare]
+    return f"{state.search()} {theme} {source.version(names)} {len(source.runs)} {len(source.broken)}"

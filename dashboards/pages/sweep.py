@@ -1,0 +1,154 @@
+"""The map of a sweep: decay over depth, initialization and activation; a click opens the run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import dash_mantine_components as dmc
+from dash import Dash, Input, Output, State, dcc, html
+from dash.exceptions import PreventUpdate
+from gradscope.dashboards.blocks import choices, drawn, graph, howto, ticker
+from gradscope.dashboards.pages import flow
+from gradscope.dashboards.source import Source
+from gradscope.dashboards.state import FlowState, SweepState
+
+from gradscope import figures
+from gradscope.errors import GradscopeError
+from gradscope.figures.sweep_grid import axes_of
+
+PATH = "/sweep"
+AXES = {"x": "Across", "y": "Up", "facet": "Small multiples"}
+
+
+def layout() -> dmc.Stack:
+    """Return the page, its map still empty."""
+    at = [{"value": "first", "label": "first step"}, {"value": "last", "label": "last step"}]
+    controls = dmc.Group(
+        [
+            *(
+                dmc.Select(id=f"sweep-{axis}", label=label, data=[], allowDeselect=False, w=200)
+                for axis, label in AXES.items()
+            ),
+            dmc.Stack(
+                [
+                    dmc.Text("At the recorded step", size="sm", fw=500),
+                    dmc.SegmentedControl(id="sweep-at", data=at, value="first"),
+                ],
+                gap=2,
+            ),
+        ],
+        align="flex-end",
+    )
+    hint = dmc.Text("Click a cell to open the run behind it.", size="sm", c="dimmed")
+    body = html.Div([controls, hint, graph("sweep-map", 560)], id="sweep-body", className="stack")
+    return dmc.Stack([html.Div(id="sweep-empty"), body, dcc.Store(id="sweep-shown"), ticker("sweep")], gap="sm")
+
+
+def answer(source: Source, state: SweepState, theme: str) -> dict[str, Any]:
+    """Return everything the page shows for a state, by output."""
+    runs = list(source.runs.values())
+    keys = sorted({key for run in runs for key in run.config})
+    try:
+        axes = axes_of(runs, {"x": state.x, "y": state.y, "facet": state.facet})
+    except GradscopeError:
+        # The figure says what is wrong.
+        axes = {"x": state.x, "y": state.y, "facet": state.facet}
+    figure = drawn(
+        "Decay over the sweep",
+        theme,
+        lambda: figures.sweep_map(source.runs, x=state.x, y=state.y, facet=state.facet, last=state.last, theme=theme),
+    )
+    return {
+        "map": figure,
+        "options": [choices(keys)] * len(AXES),
+        "axes": [axes[axis] for axis in AXES],
+        "at": "last" if state.last else "first",
+        "empty": "" if runs else howto(source.where),
+        "hidden": not runs,
+    }
+
+
+def clicked_run(click: dict[str, Any] | None) -> str | None:
+    """Return the run behind a clicked cell; None for a cell without one."""
+    points = (click or {}).get("points") or [{}]
+    details = points[0].get("customdata") or [""]
+    return str(details[0]) or None
+
+
+def chosen(state: SweepState, axes: dict[str, str | None], at: str, shown: dict[str, Any]) -> SweepState:
+    """Return the state after the user moved a control away from what is shown."""
+    moved = {axis: value for axis, value in axes.items() if value and value != shown["axes"].get(axis)}
+    for axis, value in moved.items():
+        # The key leaves the axis it was on, which takes over the one it replaces: no key stands on two.
+        held = next((other for other, key in shown["axes"].items() if key == value), None)
+        changes: dict[str, Any] = {axis: value} | ({held: shown["axes"].get(axis)} if held else {})
+        state = replace(state, **changes)
+    return replace(state, last=at == "last")
+
+
+def register(app: Dash, source: Source) -> None:
+    """Connect the page to its runs."""
+
+    @app.callback(
+        output={
+            "map": Output("sweep-map", "figure"),
+            "options": [Output(f"sweep-{axis}", "data") for axis in AXES],
+            "axes": [Output(f"sweep-{axis}", "value") for axis in AXES],
+            "at": Output("sweep-at", "value"),
+            "empty": Output("sweep-empty", "children"),
+            "hidden": Output("sweep-body", "hidden"),
+            "shown": Output("sweep-shown", "data"),
+        },
+        inputs={
+            "path": Input("url", "pathname"),
+            "search": Input("url", "search"),
+            "tick": Input("sweep-tick", "n_intervals"),
+            "theme": Input("theme", "data"),
+            "shown": State("sweep-shown", "data"),
+        },
+        running=[(Output("sweep-tick", "disabled"), True, False)],
+    )
+    def show(
+        path: str | None, search: str | None, tick: int, theme: str, shown: dict[str, Any] | None
+    ) -> dict[str, Any]:
+        if path != PATH:
+            raise PreventUpdate
+        state = SweepState.parse(search)
+        with source.lock:
+            source.poll()
+            key = f"{state.search()} {theme} {source.version()}"
+            if shown and shown["key"] == key:
+                raise PreventUpdate
+            page = answer(source, state, theme)
+        axes = dict(zip(AXES, page["axes"], strict=True))
+        return page | {"shown": {"key": key, "axes": axes, "at": page["at"]}}
+
+    @app.callback(
+        Output("sweep-go", "data"),
+        inputs={
+            "axes": {axis: Input(f"sweep-{axis}", "value") for axis in AXES},
+            "at": Input("sweep-at", "value"),
+            "shown": State("sweep-shown", "data"),
+            "path": State("url", "pathname"),
+            "search": State("url", "search"),
+        },
+        prevent_initial_call=True,
+    )
+    def choose(axes: dict[str, str | None], at: str, shown: dict[str, Any] | None, path: str, search: str) -> str:
+        if path != PATH or not shown or (axes == shown["axes"] and at == shown["at"]):
+            raise PreventUpdate
+        return PATH + chosen(SweepState.parse(search), axes, at, shown).search()
+
+    @app.callback(
+        Output("sweep-open", "data"),
+        Output("sweep-map", "clickData"),
+        Input("sweep-map", "clickData"),
+        prevent_initial_call=True,
+    )
+    def open_run(click: dict[str, Any] | None) -> tuple[str, None]:
+        name = clicked_run(click)
+        if name is None:
+            raise PreventUpdate
+        # Forgetting the click lets the same cell be clicked again after coming back.
+        return flow.PATH + FlowState(name).search(), None

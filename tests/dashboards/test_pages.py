@@ -1,0 +1,212 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import plotly.graph_objects as go
+import pytest
+import synthetic_runs
+from dash import no_update
+from dash.development.base_component import Component
+from gradscope.dashboards import create_app
+from gradscope.dashboards.app import shell, visible
+from gradscope.dashboards.pages import flow, runs, sweep
+from gradscope.dashboards.source import Source
+from gradscope.dashboards.state import FlowState, RunsState, SweepState
+
+from gradscope.errors import UnknownNameError
+
+
+def words(component: Any) -> str:
+    """Return all text inside a component."""
+    if isinstance(component, Component):
+        return json.dumps(component.to_plotly_json(), default=words, ensure_ascii=False)
+    return str(component)
+
+
+def test_the_table_has_a_row_per_run(source: Source) -> None:
+    table = {row["name"]: row for row in runs.rows(source)}
+    assert set(table) == set(source.runs)
+    plain = table["plain"]
+    assert plain["decay"] == pytest.approx(0.5)
+    assert plain["decay_text"] == "0.5 [0.5, 0.5]"
+    assert (plain["depth"], plain["activation"], plain["status"]) == (8, "tanh", "finished")
+    assert plain["href"] == "/flow?run=plain"
+    assert plain["final_loss"] == source.runs["plain"].final("loss")
+    assert (table["spoiled"]["decay"], table["spoiled"]["decades_text"]) == (0.0, "−∞")
+    json.dumps(list(table.values()), allow_nan=False)
+
+
+def test_columns_follow_the_configuration(source: Source) -> None:
+    defs = runs.columns(runs.rows(source), RunsState(sort="decay", descending=True))
+    assert [one["headerName"] for one in defs] == [
+        "Run", "Status", "Decay per layer", "Decades", "Final loss", "depth", "activation", "init", "seed",
+    ]  # fmt: skip
+    assert [one["field"] for one in defs if one["sort"]] == ["decay"]
+    assert {one["headerName"]: one.get("type") for one in defs}["depth"] == "rightAligned"
+
+
+def test_columns_stay_when_nothing_changed(source: Source) -> None:
+    first = runs.answer(source, RunsState(), None)
+    again = runs.answer(source, RunsState(), first["fields"])
+    assert again["columns"] is no_update
+    sort = runs.answer(source, RunsState(sort="decay"), first["fields"])
+    assert sort["columns"] is not no_update
+
+
+def test_a_run_that_cannot_be_read_is_a_row(tmp_path: Path) -> None:
+    synthetic_runs.write(tmp_path / "good")
+    synthetic_runs.write(tmp_path / "parts")
+    synthetic_runs.write(tmp_path / "description")
+    (tmp_path / "description" / "run.json").write_text("{")
+    for part in (tmp_path / "parts" / "layers").glob("*.parquet"):
+        part.write_bytes(b"no parquet")
+    table = {row["name"]: row for row in runs.rows(Source(str(tmp_path)))}
+    assert {name: row["status"] for name, row in table.items()} == {
+        "good": "finished",
+        "parts": "unreadable",
+        "description": "unreadable",
+    }
+    assert "run.json is not valid JSON" in table["description"]["error"]
+    assert ".parquet" in table["parts"]["error"]
+    assert runs.columns(table.values(), RunsState())[-1]["field"] == "error"
+
+
+def test_an_empty_folder_says_how_to_record(tmp_path: Path) -> None:
+    source = Source(str(tmp_path))
+    page = runs.answer(source, RunsState(), None)
+    assert page["hidden"]
+    assert "gs.watch(model, optimizer" in words(page["empty"])
+    assert "gs.watch(model, optimizer" in words(flow.answer(source, FlowState(), "light")["head"])
+    assert "gs.watch(model, optimizer" in words(sweep.answer(source, SweepState(), "light")["empty"])
+
+
+def test_sorting_in_the_grid_becomes_state() -> None:
+    columns = [{"colId": "name", "sort": None}, {"colId": "decay", "sort": "desc"}]
+    assert runs.sorted_by(RunsState(("a",)), columns) == RunsState(("a",), "decay", True)
+    assert runs.sorted_by(RunsState((), "decay", True), [{"colId": "decay", "sort": None}]) == RunsState()
+
+
+def test_the_flow_page_shows_the_first_run_at_its_newest_step(source: Source) -> None:
+    page = flow.answer(source, FlowState(), "light")
+    assert (page["run"], page["metric"], page["step"], page["follow"]) == ("plain", "output_grad_norm", 190, True)
+    assert (page["min"], page["max"], page["by"]) == (0, 190, 10)
+    for name in flow.GRAPHS:
+        assert isinstance(page[name], go.Figure)
+        assert page[name].data
+    assert page["profile"].layout.title.subtitle.text.startswith("plain, step 190: decay 0.5 per layer")
+
+
+def test_a_chosen_step_stays_and_snaps(source: Source) -> None:
+    page = flow.answer(source, FlowState("plain", step=52), "light")
+    assert (page["step"], page["follow"]) == (50, False)
+    assert page["step_text"] == "50 of 0 to 190"
+
+
+def test_every_metric_can_be_chosen_in_its_group(source: Source) -> None:
+    choices = flow.metric_choices(source.runs["plain"])
+    assert [group["group"] for group in choices] == ["Backward", "Weights", "Forward", "Activation", "Custom"]
+    names = [item["value"] for group in choices for item in group["items"]]
+    assert names == synthetic_runs.NAMES
+    for name in names:
+        page = flow.answer(source, FlowState("spoiled", metric=name), "dark")
+        assert all(page[graph].data for graph in flow.GRAPHS)
+
+
+def test_compared_runs_are_overlaid(source: Source) -> None:
+    page = flow.answer(source, FlowState("plain", ("spoiled", "plain")), "light")
+    assert page["compare"] == ["spoiled"]
+    assert len([trace for trace in page["loss"].data if trace.mode == "lines"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("state", "text"),
+    [
+        (FlowState("nobody"), "no run 'nobody'; there are: plain, spoiled, sweep/"),
+        (FlowState("plain", ("nobody",)), "no run 'nobody'; there are: plain, spoiled, sweep/"),
+    ],
+)
+def test_an_unknown_run_is_said(source: Source, state: FlowState, text: str) -> None:
+    page = flow.answer(source, state, "light")
+    assert page["hidden"]
+    assert text in words(page["head"])
+    assert page["run_data"]
+
+
+def test_an_unknown_metric_is_said_in_the_figure(source: Source) -> None:
+    page = flow.answer(source, FlowState("plain", metric="saturatoin"), "light")
+    assert page["hidden"]
+    assert "no metric 'saturatoin'" in words(page["head"])
+
+
+def test_findings_are_on_the_page(source: Source) -> None:
+    page = flow.answer(source, FlowState("spoiled"), "light")
+    assert "non-finite" in words(page["findings"])
+
+
+@pytest.mark.parametrize(
+    ("moved", "value", "wanted"),
+    [
+        ("run", "b", FlowState("b", ("c",), "m", 10)),
+        ("compare", ["c"], FlowState("a", ("c",), "m", 10)),
+        ("compare", None, FlowState("a", (), "m", 10)),
+        ("metric", "n", FlowState("a", ("b", "c"), "n", 10)),
+        ("step", 20, FlowState("a", ("b", "c"), "m", 20)),
+        ("follow", True, FlowState("a", ("b", "c"), "m", None)),
+    ],
+)
+def test_a_moved_control_changes_the_state(moved: str, value: Any, wanted: FlowState) -> None:
+    state = FlowState("a", ("b", "c"), "m", 10)
+    assert flow.chosen(state, moved, {"step": 10, moved: value}) == wanted
+
+
+def test_switching_off_the_newest_keeps_the_step_shown() -> None:
+    assert flow.chosen(FlowState("a"), "follow", {"follow": False, "step": 70}).step == 70
+
+
+def test_the_sweep_page(source: Source) -> None:
+    page = sweep.answer(source, SweepState(), "light")
+    assert page["axes"] == ["depth", "init", "activation"]
+    assert page["map"].data
+    assert not page["hidden"]
+    page = sweep.answer(source, SweepState(x="activation", last=True), "dark")
+    assert page["axes"] == ["activation", "init", "depth"]
+    assert page["at"] == "last"
+
+
+def test_an_unknown_axis_is_said_in_the_figure(source: Source) -> None:
+    page = sweep.answer(source, SweepState(x="width"), "light")
+    assert "no configuration key 'width'" in page["map"].layout.annotations[0].text
+
+
+def test_a_click_names_its_run() -> None:
+    assert sweep.clicked_run({"points": [{"customdata": ["a/b", "text"]}]}) == "a/b"
+    assert sweep.clicked_run({"points": [{"customdata": ["", ""]}]}) is None
+    assert sweep.clicked_run(None) is None
+
+
+def test_axes_change_places() -> None:
+    shown = {"axes": {"x": "depth", "y": "init", "facet": "activation"}, "at": "first"}
+    axes = {"x": "init", "y": "init", "facet": "activation"}
+    assert sweep.chosen(SweepState(), axes, "last", shown) == SweepState("init", "depth", None, True)
+
+
+def test_one_page_is_visible() -> None:
+    assert [name for name, hidden in visible("/sweep").items() if not hidden] == ["sweep"]
+    assert [name for name, hidden in visible("/nowhere").items() if not hidden] == ["lost"]
+    assert all(visible(None).values())
+
+
+def test_the_shell_holds_no_foreign_address() -> None:
+    text = words(shell())
+    assert "http" not in text
+
+
+def test_the_application_serves_its_pages(folder: Path) -> None:
+    client = create_app(str(folder)).server.test_client()
+    for path in ("/", "/flow", "/sweep", "/_dash-layout", "/_dash-dependencies"):
+        assert client.get(path).status_code == 200
+
+
+def test_an_unknown_run_of_a_source_is_an_error(source: Source) -> None:
+    with pytest.raises(UnknownNameError):
+        flow.settle(source, FlowState("nobody"))

@@ -1,0 +1,45 @@
+import socket
+import threading
+import urllib.request
+from pathlib import Path
+
+import pytest
+from gradscope.dashboards import build_server, serve
+
+from gradscope.errors import GradscopeError, InvalidValueError, RunFormatError
+
+
+def test_a_taken_port_is_named_and_another_suggested(folder: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(GradscopeError) as caught:
+            serve(str(folder), port=port)
+    assert str(caught.value) == (
+        f"port {port} of 127.0.0.1 is taken; choose another one, such as port {port + 1}, or stop what uses it"
+    )
+
+
+def test_a_port_that_is_none() -> None:
+    with pytest.raises(InvalidValueError) as caught:
+        serve(".", port=70000)
+    assert str(caught.value) == "port must lie between 0 and 65535, not 70000"
+
+
+def test_a_missing_folder(tmp_path: Path) -> None:
+    with pytest.raises(RunFormatError) as caught:
+        serve(str(tmp_path / "none"), port=0)
+    assert str(caught.value) == f"there is no folder '{tmp_path}/none'"
+
+
+def test_it_answers_on_loopback_only_and_tells_where(folder: Path) -> None:
+    server = build_server(str(folder), port=0)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        assert server.host == "127.0.0.1"
+        with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/flow") as answer:
+            assert b"gradscope" in answer.read()
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
