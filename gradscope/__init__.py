@@ -11,18 +11,20 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from gradscope import checks, figures, lab, runs
-    from gradscope.checks import Finding, NotApplicable, diagnose
+    from gradscope import checks, figures, lab, metrics, runs
+    from gradscope.checks import Finding, Findings, NotApplicable, diagnose
     from gradscope.errors import GradscopeError
     from gradscope.lab.sweep import sweep
     from gradscope.metrics import metric
     from gradscope.probe import Probe, watch
-    from gradscope.runs import Run, Runs, load
+    from gradscope.runs import Decay, Run, Runs, load
     from gradscope.spec import Band, LayerSpec, MetricSpec
 
 _HOME = {
     "Band": "gradscope.spec",
+    "Decay": "gradscope.runs",
     "Finding": "gradscope.checks",
+    "Findings": "gradscope.checks",
     "GradscopeError": "gradscope.errors",
     "LayerSpec": "gradscope.spec",
     "MetricSpec": "gradscope.spec",
@@ -36,11 +38,13 @@ _HOME = {
     "sweep": "gradscope.lab.sweep",
     "watch": "gradscope.probe",
 }
-_SUBPACKAGES = ("checks", "figures", "lab", "runs")
+_SUBPACKAGES = ("checks", "figures", "lab", "metrics", "runs")
 
 __all__ = [
     "Band",
+    "Decay",
     "Finding",
+    "Findings",
     "GradscopeError",
     "LayerSpec",
     "MetricSpec",
@@ -54,6 +58,7 @@ __all__ = [
     "lab",
     "load",
     "metric",
+    "metrics",
     "runs",
     "sweep",
     "watch",
