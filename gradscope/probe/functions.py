@@ -130,7 +130,7 @@ def _elu_from_input(node: Any) -> Phi:
         return result
 
     def slope(u: Tensor) -> Tensor:
-        below = alpha * scale * input_scale * torch.exp(u * input_scale)
+        below: Tensor = alpha * scale * input_scale * torch.exp(u * input_scale)
         return below.masked_fill_(u > 0, scale)
 
     return Phi(_elu_name(node), node._saved_self, True, value, slope, max(scale, alpha * scale * input_scale))

@@ -13,11 +13,11 @@ from torch.optim import Optimizer
 
 from gradscope.errors import InvalidTypeError, InvalidValueError
 from gradscope.probe.attachment import Attachment
-from gradscope.probe.capture import Plan
 from gradscope.probe.coverage import coverage_frame
 from gradscope.probe.hooks import Hook, HookSet, on_accumulation
 from gradscope.probe.layers import Layer
 from gradscope.probe.parameters import GRADIENTS, VALUES, ParameterReader
+from gradscope.probe.plan import Plan
 from gradscope.probe.recorder import Recorder
 from gradscope.probe.sink import Sink
 from gradscope.runs import Run, Writer, load

@@ -8,13 +8,12 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from gradscope.metrics import Metric
-from gradscope.probe.capture import Captured, Plan, take
+from gradscope.probe.capture import Captured, FaultHandler, Reading, take
 from gradscope.probe.hooks import on_accumulation
 from gradscope.probe.layers import Layer
-from gradscope.probe.recorder import CallRecord, FaultHandler, Recorder
+from gradscope.probe.plan import Plan
+from gradscope.probe.recorder import CallRecord, Recorder
 from gradscope.probe.reduce import flat, sample
-from gradscope.signals import Request
 
 GRADIENTS = ("weight_grad", "bias_grad")
 VALUES = ("weight", "bias")
@@ -28,8 +27,9 @@ class ParameterReader:
         self._plan = plan
         self._fault = fault
         self._handles: list[Any] = []
-        self._before: dict[Layer, dict[Request, Tensor]] = {}
-        self._update_metrics = _update_metrics(plan)
+        self._before: dict[Layer, dict[str, Tensor]] = {}
+        self._of_raw = plan.program("step", "weight_grad_raw")
+        self._of_update = plan.program("step", "weight_update")
 
     def arm(self, recorder: Recorder) -> None:
         """Await the gradients of this step as back-propagation leaves them."""
@@ -52,7 +52,10 @@ class ParameterReader:
         def hook(weight: Tensor) -> None:
             try:
                 # Micro-batches accumulate into one gradient: the last reading is the whole.
-                recorder.raw[layer.name] = self._read(recorder, layer, {"weight_grad_raw": weight.grad})
+                reading = Reading()
+                source = Captured({"weight_grad_raw": weight.grad}, layer.unit_dim)
+                take(self._of_raw, source, reading, recorder.tape, layer.name, self._fault)
+                recorder.raw[layer.name] = reading
             except Exception as error:
                 self._fault(layer.name, "gradient hook", error)
 
@@ -69,7 +72,8 @@ class ParameterReader:
         for layer, record in self._touched(recorder, optimizer):
             try:
                 tensors = {name: _parameter(layer, name) for name in names}
-                record.reading.merge(self._read(recorder, layer, tensors))
+                source = Captured(tensors, layer.unit_dim)
+                take(self._plan.program("step", *names), source, record.reading, recorder.tape, layer.name, self._fault)
                 raw = recorder.raw.pop(layer.name, None) if "weight_grad" in names else None
                 if raw is not None:
                     record.reading.merge(raw)
@@ -86,13 +90,7 @@ class ParameterReader:
                 continue
             try:
                 source = _Update(layer.weight, before)
-                for metric in self._update_metrics:
-                    single = Plan((metric,), {}, {"step": (metric,)}, histograms=False)
-                    fault = self._metric_fault(layer)
-                    record.reading.merge(take(source, "step", single, recorder.tape, fault))
-                if "weight_update" in self._plan.moments.get("step", ()):
-                    single = Plan((), {"step": ("weight_update",)}, {}, histograms=False)
-                    record.reading.merge(take(source, "step", single, recorder.tape, self._metric_fault(layer)))
+                take(self._of_update, source, record.reading, recorder.tape, layer.name, self._fault)
             except Exception as error:
                 self._fault(layer.name, "weight update", error)
 
@@ -104,41 +102,31 @@ class ParameterReader:
                 yield layer, record
 
     def _remember(self, layer: Layer) -> None:
-        forms = self._plan.forms("weight_update") | self._plan.forms("weight")
-        if layer.weight is None or not self._plan.needs("weight_update"):
-            return
-        self._before[layer] = {
-            Request("weight", form): _form(layer.weight, form).clone() for form in forms | {"sample"}
-        }
-
-    def _read(self, recorder: Recorder, layer: Layer, tensors: dict[str, Tensor | None]) -> Any:
-        source = Captured(tensors, layer.unit_dim)
-        return take(source, "step", self._plan, recorder.tape, self._metric_fault(layer), tuple(tensors))
-
-    def _metric_fault(self, layer: Layer) -> Callable[[str, Exception], None]:
-        return lambda metric, error: self._fault(layer.name, f"metric {metric!r}", error)
+        if layer.weight is not None and self._of_update:
+            forms = self._plan.forms("weight_update") | self._plan.forms("weight")
+            self._before[layer] = {form: _form(layer.weight, form).clone() for form in forms}
 
 
 class _Update:
     """The weight as it was before the step, and the difference since."""
 
-    def __init__(self, weight: Tensor, before: dict[Request, Tensor]) -> None:
+    def __init__(self, weight: Tensor, before: dict[str, Tensor]) -> None:
         self._weight = weight
         self._before = before
 
-    def get(self, request: Request) -> Tensor | None:
+    def get(self, signal: str, form: str) -> Tensor | None:
         """Return the weight before the step, or what the step changed, in the form asked for."""
-        before = self._before.get(Request("weight", request.form))
-        if before is None or request.signal == "weight":
+        before = self._before.get("moments" if form == "flat" else form)
+        if before is None or signal == "weight":
             return before
-        return _form(self._weight, request.form) - before if request.signal == "weight_update" else None
+        return _form(self._weight, form) - before if signal == "weight_update" else None
 
 
 def _form(weight: Tensor, form: str) -> Tensor:
     if form == "":
         return weight.detach()
     vector = flat(weight)
-    return vector if form == "moments" else sample(vector, weight.shape[-1])
+    return sample(vector, weight.shape[-1]) if form == "sample" else vector
 
 
 def _parameter(layer: Layer, name: str) -> Tensor | None:
@@ -150,10 +138,3 @@ def _parameter(layer: Layer, name: str) -> Tensor | None:
 
 def _parameters_of(optimizer: Optimizer) -> set[int]:
     return {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-
-
-def _update_metrics(plan: Plan) -> tuple[Metric, ...]:
-    def uses_update(metric: Metric) -> bool:
-        return any(request.signal == "weight_update" for request in metric.requests)
-
-    return tuple(metric for metric in plan.tensor_metrics.get("step", ()) if uses_update(metric))

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradscope.probe.capture import Captured, CapturedPhi, Plan, Reading, take
+from gradscope.probe.capture import Captured, CapturedPhi, FaultHandler, Reading, Source, take
 from gradscope.probe.functions import (
     Phi,
     is_packed,
@@ -23,11 +23,10 @@ from gradscope.probe.functions import (
 from gradscope.probe.graph import Product, Way, ancestors, find_product, read_way, trace
 from gradscope.probe.hooks import on_gradient
 from gradscope.probe.layers import Layer
+from gradscope.probe.plan import Plan, Program
 from gradscope.probe.reduce import Tape, flat, sample, unit_step
-from gradscope.signals import Request
 
 Key = tuple[str, int]
-FaultHandler = Callable[[str, str, Exception], None]
 
 
 @dataclass(eq=False)
@@ -91,8 +90,13 @@ class Recorder:
         self._pass = _Pass()
         self._inside = False
         self._wants_phi = plan.needs("activation", "slope", "slope_max", "activation_input", "dead_units")
-        self._wants_u = plan.needs("activation_input")
-        self._wants_phi_grad = plan.needs("activation_grad", "activation_input_grad")
+        self._of_call = plan.program("forward", "input", "output")
+        self._of_u = plan.program("forward", "activation_input")
+        self._of_phi = plan.program("activation", "activation", "slope", "slope_max")
+        self._of_phi_gradient = plan.program("activation_backward", "activation_grad", "activation_input_grad")
+        self._of_gradient = plan.program("backward", "output_grad", "input_grad")
+        self._of_total = plan.program("input_total", "input_grad", "input_grad_total")
+        self._of_next = plan.program("next", "next_input_grad")
         self._wants_total = plan.needs("next_input_grad", "input_grad_total")
 
     def restart(self) -> None:
@@ -124,23 +128,22 @@ class Recorder:
             self.uncounted[layer.name] = f"its output is {type(output).__name__}, not a tensor"
             return
         entry = next((value for value in inputs if isinstance(value, Tensor)), None)
-        self._take(record, Captured({"input": entry, "output": output, **_parameters(layer)}, layer.unit_dim))
-        if self._wants_u:
+        source = Captured(
+            {"input": entry, "output": output, "weight": layer.weight, "bias": layer.bias}, layer.unit_dim
+        )
+        self._take(self._of_call, source, record)
+        if self._of_u:
             source = Captured({"activation_input": output}, layer.unit_dim)
-            self._pass.provisional[record] = self._read(record, source, "forward", ("activation_input",))
+            self._pass.provisional[record] = self._take(self._of_u, source, record, Reading())
         if output.requires_grad:
             self._expect_gradient(record, entry, output)
         self.spent += time.perf_counter() - start
 
-    def _take(self, record: CallRecord, source: Captured) -> None:
-        only = ("input", "output", "weight", "bias")
-        record.reading.merge(self._read(record, source, "forward", only))
-
     def normalized(self, output: object) -> None:
         """Note what a normalization module returned: the activation function may receive it and change it in place."""
-        if self._wants_u and isinstance(output, Tensor) and output.grad_fn is not None:
-            source = Captured({"activation_input": output}, -1)
-            reading = take(source, "forward", self.plan, self.tape, self._metric_fault("?"), ("activation_input",))
+        if self._of_u and isinstance(output, Tensor) and output.grad_fn is not None:
+            source, reading = Captured({"activation_input": output}, -1), Reading()
+            take(self._of_u, source, reading, self.tape, "?", self._fault)
             self._pass.normalized[output.grad_fn] = reading
 
     def _expect_gradient(self, record: CallRecord, entry: Tensor | None, output: Tensor) -> None:
@@ -176,10 +179,9 @@ class Recorder:
             self._pass = _Pass(calls=self._pass.calls)
         try:
             record.fired += 1
-            source = Captured(
-                {"output_grad": grad, "input_grad": sent, **_parameters(record.layer)}, record.layer.unit_dim
-            )
-            record.reading.merge(self._read(record, source, "backward"))
+            layer = record.layer
+            tensors = {"output_grad": grad, "input_grad": sent, "weight": layer.weight, "bias": layer.bias}
+            self._take(self._of_gradient, Captured(tensors, layer.unit_dim), record)
             if sent is not None and self._wants_total:
                 # Kept only until the gradient of the input, of which it is a part, is complete.
                 own.append(sent)
@@ -208,9 +210,9 @@ class Recorder:
             source = Captured(
                 {"input_grad": sent, "input_grad_total": grad, "next_input_grad": grad}, record.layer.unit_dim
             )
-            record.reading.merge(self._read(record, source, "input_total"))
+            self._take(self._of_total, source, record)
             if sources:
-                shared = self._read(record, source, "next")
+                shared = self._take(self._of_next, source, record, Reading())
                 for parent in sources:
                     parent.reading.merge(shared)
         except Exception as error:
@@ -222,15 +224,15 @@ class Recorder:
         way = read_way(path, seen is not None)
         record.norm = way.norm
         record.activation, phi = self._phi(record, way, end)
-        if self._wants_u:
+        if self._of_u:
             self._merge_u(record, way, phi)
         if phi is None:
             return
         source = CapturedPhi(phi, record.layer.unit_dim)
-        record.reading.merge(self._read(record, source, "activation"))
+        self._take(self._of_phi, source, record)
         if self.plan.needs("dead_units"):
             self._take_flat_units(record, source, phi)
-        if self._wants_phi_grad and way.node is not None:
+        if self._of_phi_gradient and way.node is not None:
             way.node.register_hook(lambda sent, got: self._on_phi_gradient(record, sent, got))
 
     def _phi(self, record: CallRecord, way: Way, end: Tensor) -> tuple[str, Phi | None]:
@@ -264,14 +266,14 @@ class Recorder:
     def _merge_u(self, record: CallRecord, way: Way, phi: Phi | None) -> None:
         if phi is not None and phi.saved_input:
             source = CapturedPhi(phi, record.layer.unit_dim)
-            record.reading.merge(self._read(record, source, "forward", ("activation_input",)))
+            self._take(self._of_u, source, record)
         elif way.direct and way.norm == "none":
             record.reading.merge(self._pass.provisional.get(record, Reading()))
         elif way.direct:
             record.reading.merge(self._pass.normalized.get(way.norm_node, Reading()))
 
     def _take_flat_units(self, record: CallRecord, source: CapturedPhi, phi: Phi) -> None:
-        slope = source.get(Request("slope", "units"))
+        slope = source.get("slope", "units")
         if isinstance(slope, Tensor) and slope.numel():
             share = (slope == 0).double().mean(dim=(0, 2))
             record.unit_step = unit_step(
@@ -286,19 +288,15 @@ class Recorder:
         try:
             tensors = {"activation_grad": got[0], "activation_input_grad": sent[0]}
             source = Captured(tensors, record.layer.unit_dim)
-            record.reading.merge(self._read(record, source, "activation_backward"))
+            self._take(self._of_phi_gradient, source, record)
         except Exception as error:
             self._fault(record.layer.name, "activation gradient hook", error)
 
-    def _read(self, record: CallRecord, source: Any, phase: Any, only: tuple[str, ...] = ()) -> Reading:
-        return take(source, phase, self.plan, self.tape, self._metric_fault(record.layer.name), only)
-
-    def _metric_fault(self, layer: str) -> Callable[[str, Exception], None]:
-        return lambda metric, error: self._fault(layer, f"metric {metric!r}", error)
-
-
-def _parameters(layer: Layer) -> dict[str, Tensor | None]:
-    return {"weight": layer.weight, "bias": layer.bias}
+    def _take(self, program: Program, source: Source, record: CallRecord, reading: Reading | None = None) -> Reading:
+        reading = record.reading if reading is None else reading
+        if program:
+            take(program, source, reading, self.tape, record.layer.name, self._fault)
+        return reading
 
 
 def _tensors(value: object) -> Iterable[Tensor]:

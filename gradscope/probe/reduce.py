@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
+from typing import cast
 
 import numpy as np
 import torch
@@ -32,6 +34,9 @@ class Tape:
     def put(self, *values: Tensor | float) -> int:
         """Note numbers (0-dim or flat tensors are laid out one after the other) and return where they start."""
         start = len(self._host)
+        if type(values[0]) is float:
+            self._host.extend(cast("tuple[float, ...]", values))
+            return start
         for value in values:
             if not isinstance(value, Tensor):
                 self._host.append(float(value))
@@ -99,6 +104,7 @@ def device_moments(vector: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return total, squares, (squares - total * mean).clamp_min(0.0)
 
 
+@lru_cache(maxsize=4096)
 def odd_stride(entries: int, features: int) -> int:
     """Greatest odd stride that leaves a full sample and does not fall into step with the rows.
 

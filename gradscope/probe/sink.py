@@ -8,14 +8,14 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gradscope.probe.capture import Plan
 from gradscope.probe.coverage import Coverage, coverage_rows, survey
 from gradscope.probe.layers import Layer
+from gradscope.probe.plan import Plan
 from gradscope.probe.recorder import CallRecord, Key, Recorder
+from gradscope.probe.reduce import Tape
 from gradscope.probe.rows import UnitWindow, build_rows, histogram_rows, push_windows, unit_rows
 from gradscope.probe.table import LayerTable
 from gradscope.runs import Writer
@@ -42,13 +42,12 @@ class Sink:
         """Write a step; its one transfer from the device happens here."""
         recorder.open = False
         records = list(recorder.records.values())
-        numbers = recorder.tape.read()
+        numbers = self.fetch_scalars(recorder.tape)
         if self.table.update(records):
             self.writer.describe(self.table.specs)
         if records:
             self._write_rows(recorder.step, records, numbers, skipped)
         self._write_coverage(recorder, records)
-        self.fetch_scalars()
         self._recorded += 1
         self.writer.tick()
 
@@ -85,14 +84,19 @@ class Sink:
         if len(self._pending) > PENDING_SCALARS:
             self.fetch_scalars()
 
-    def fetch_scalars(self) -> None:
-        """Fetch the scalars that wait on a device, together."""
+    def fetch_scalars(self, tape: Tape | None = None) -> NDArray[np.float64]:
+        """Fetch the scalars that wait on a device; a recorded step takes them along in its one transfer.
+
+        Returns:
+            All numbers of the tape.
+        """
+        tape = tape or Tape()
         pending, self._pending = self._pending, []
-        for device in {value.device for _, _, value in pending}:
-            mine = [one for one in pending if one[2].device == device]
-            fetched = torch.stack([value.double() for _, _, value in mine]).tolist()
-            for (step, name, _), value in zip(mine, fetched, strict=True):
-                self.writer.scalars(step, {name: value})
+        places = [tape.put(value) for _, _, value in pending]
+        numbers = tape.read()
+        for (step, name, _), place in zip(pending, places, strict=True):
+            self.writer.scalars(step, {name: float(numbers[place])})
+        return numbers
 
     def coverage(self) -> list[Coverage]:
         """What the last recorded step showed of every layer."""

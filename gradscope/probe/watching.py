@@ -20,9 +20,9 @@ from torch.optim import Optimizer
 
 from gradscope.errors import InvalidTypeError, InvalidValueError, NotYetError
 from gradscope.metrics import select, wants_histograms
-from gradscope.probe.capture import make_plan
 from gradscope.probe.layers import LayerFilter, find_layers
 from gradscope.probe.observer import Probe
+from gradscope.probe.plan import Plan
 from gradscope.runs import Writer
 
 _probes: weakref.WeakKeyDictionary[nn.Module, weakref.ref[Probe]] = weakref.WeakKeyDictionary()
@@ -78,7 +78,7 @@ def watch(
     found = find_layers(target, layers)
     optimizers = _optimizers(optimizer)
     steps = _every(every)
-    plan = make_plan(select(metrics), wants_histograms(metrics))
+    plan = Plan(select(metrics), wants_histograms(metrics))
     writer = Writer(
         fspath(out) if out is not None else _default_folder(name),
         metrics=[metric.spec for metric in plan.metrics],

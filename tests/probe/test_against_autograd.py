@@ -9,7 +9,6 @@ import pytest
 import torch
 from odd_models import ZOO, Odd, Truth, loss_of, truth, twin_of
 from torch import Tensor
-from zoo import ZOO, Odd, Truth, loss_of, truth, twin_of
 
 import gradscope as gs
 
