@@ -69,11 +69,12 @@ class ParameterReader:
             optimizer: Whose parameters; None for all.
             names: Which of weight, bias, weight_grad and bias_grad to read.
         """
+        program = self._plan.program("step", *names)
         for layer, record in self._touched(recorder, optimizer):
             try:
                 tensors = {name: _parameter(layer, name) for name in names}
                 source = Captured(tensors, layer.unit_dim)
-                take(self._plan.program("step", *names), source, record.reading, recorder.tape, layer.name, self._fault)
+                take(program, source, record.reading, recorder.tape, layer.name, self._fault)
                 raw = recorder.raw.pop(layer.name, None) if "weight_grad" in names else None
                 if raw is not None:
                     record.reading.merge(raw)

@@ -212,11 +212,19 @@ class Recorder:
             )
             self._take(self._of_total, source, record)
             if sources:
-                shared = self._take(self._of_next, source, record, Reading())
+                shared = self._next_reading(record, source, grad is sent)
                 for parent in sources:
                     parent.reading.merge(shared)
         except Exception as error:
             self._fault(record.layer.name, "input gradient hook", error)
+
+    def _next_reading(self, record: CallRecord, source: Source, only_path: bool) -> Reading:
+        """What the calls before this input are told of its gradient."""
+        own = record.reading.moments.get("input_grad")
+        if only_path and own and self._of_next.moments and not (self._of_next.metrics or self._of_next.histograms):
+            # The only path: its moments have been taken already.
+            return Reading(moments={"next_input_grad": [own[-1]]})
+        return self._take(self._of_next, source, record, Reading())
 
     def _resolve(self, record: CallRecord, path: tuple[Any, ...], end: Tensor) -> None:
         """Read off what follows a call on the way to ``end``: normalization, activation function, its values."""

@@ -41,7 +41,7 @@ class Tape:
             if not isinstance(value, Tensor):
                 self._host.append(float(value))
             elif value.device.type == "cpu":
-                self._host.extend(value.detach().double().reshape(-1).tolist())
+                self._host.extend([value.item()] if value.numel() == 1 else value.double().reshape(-1).tolist())
             else:
                 self._waiting.append((len(self._host), value.detach().double().reshape(-1)))
                 self._host.extend([math.nan] * value.numel())
