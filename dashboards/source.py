@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import threading
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 from gradscope.errors import GradscopeError, RunFormatError, unknown_name
 from gradscope.runs import Run, Runs
 from gradscope.runs.collection import find
 from gradscope.runs.format import DESCRIPTION
 from gradscope.runs.store import Store
+
+T = TypeVar("T")
 
 
 class Source:
@@ -32,6 +35,7 @@ class Source:
         self.runs: dict[str, Run] = {}
         self.broken: dict[str, str] = {}
         self._versions: Counter[str] = Counter()
+        self._held: dict[tuple[str, str], tuple[int, Any]] = {}
         self._folder: str | None = None
         if isinstance(given, Run):
             self.runs = {given.name: given}
@@ -72,6 +76,16 @@ class Source:
             listed = [*self.runs, *self.broken]
             return f"{len(listed)}.{sum(self._versions.values())}"
         return ".".join(str(self._versions[name]) for name in names)
+
+    def kept(self, what: str, name: str, make: Callable[[Run], T]) -> T:
+        """Return what ``make`` says of a run, made anew only when the run has changed since."""
+        version = self._versions[name]
+        held = self._held.get((what, name))
+        if held is None or held[0] != version:
+            held = (version, make(self.run(name)))
+            self._held[what, name] = held
+        value: T = held[1]
+        return value
 
     def poll(self, names: Iterable[str] | None = None) -> None:
         """Ask for news of the runs; without names of all of them, and whether there are new ones."""

@@ -148,7 +148,7 @@ def controls(source: Source, view: View) -> dict[str, Any]:
 
 
 def content(view: View, theme: str) -> dict[str, Any]:
-    """Return the figures of a view, the findings and the head line."""
+    """Return the figures of a view and the head line."""
     runs = {view.name: view.run, **view.others}
     run, step, metric = view.run, view.step, view.metric
     label = run.metrics[metric].label if metric in run.metrics else metric
@@ -161,7 +161,6 @@ def content(view: View, theme: str) -> dict[str, Any]:
         "heatmap": drawn(titles[1], theme, lambda: figures.heatmap(run, metric, theme=theme)),
         "timeline": drawn(titles[2], theme, lambda: figures.timeline(run, metric, theme=theme)),
         "loss": drawn("Loss over steps", theme, lambda: figures.loss(runs, theme=theme)),
-        "findings": findings_panel(run),
         "head": head(view),
         "hidden": False,
     }
@@ -196,6 +195,7 @@ def answer(source: Source, state: FlowState, theme: str) -> dict[str, Any]:
     try:
         view = settle(source, state)
         shown = controls(source, view) | content(view, theme)
+        shown["findings"] = source.kept("findings", view.name, findings_panel)
     except GradscopeError as error:
         return nothing(source, error)
     return shown

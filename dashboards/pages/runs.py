@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import dash_ag_grid as dag
@@ -107,7 +108,7 @@ def _sortable(value: float) -> float | None:
 
 def rows(source: Source) -> list[dict[str, Any]]:
     """Return the rows of all runs, those that cannot be read included, in order of name."""
-    table = {name: row(name, run) for name, run in source.runs.items()}
+    table = {name: source.kept("row", name, partial(row, name)) for name in source.runs}
     table |= {name: unreadable(name, error) for name, error in source.broken.items()}
     return [{**table[name], "href": flow.PATH + FlowState(name).search()} for name in sorted(table)]
 

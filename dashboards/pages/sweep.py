@@ -72,8 +72,7 @@ def answer(source: Source, state: SweepState, theme: str) -> dict[str, Any]:
 def clicked_run(click: dict[str, Any] | None) -> str | None:
     """Return the run behind a clicked cell; None for a cell without one."""
     points = (click or {}).get("points") or [{}]
-    details = points[0].get("customdata") or [""]
-    return str(details[0]) or None
+    return points[0].get("customdata") or None
 
 
 def chosen(state: SweepState, axes: dict[str, str | None], at: str, shown: dict[str, Any]) -> SweepState:

@@ -180,8 +180,10 @@ def _add_map(
     names = {"x": [str(one) for one in across], "y": [str(one) for one in up]}
     shared = {
         **names,
-        "customdata": _details(cells, up, across),
-        "hovertemplate": "%{customdata[1]}<extra></extra>",
+        # Dash hands on the custom data of a clicked cell only where it is a plain string.
+        "customdata": [[_run(cells, row, column) for column in across] for row in up],
+        "hovertext": [[_hover(cells, row, column) for column in across] for row in up],
+        "hovertemplate": "%{hovertext}<extra></extra>",
         "hoverongaps": False,
         "xgap": 2,
         "ygap": 2,
@@ -205,18 +207,17 @@ def _matrix(cells: pd.Series[Any], up: list[Any], across: list[Any]) -> np.ndarr
     return np.array([[float(cells.get((row, column), math.nan)) for column in across] for row in up])
 
 
-def _details(cells: pd.DataFrame, up: list[Any], across: list[Any]) -> list[list[list[str]]]:
-    """Return run name and hover text of every cell."""
-    return [[_detail(cells, row, column) for column in across] for row in up]
+def _run(cells: pd.DataFrame, row: Any, column: Any) -> str:
+    return str(cells["run"].get((row, column), ""))
 
 
-def _detail(cells: pd.DataFrame, row: Any, column: Any) -> list[str]:
+def _hover(cells: pd.DataFrame, row: Any, column: Any) -> str:
     if (row, column) not in cells.index:
-        return ["", ""]
+        return ""
     cell = cells.loc[(row, column)]
     several = f"median of {cell['runs']} runs" if cell["runs"] > 1 else "one run"
-    rate = "no decay rate" if math.isnan(cell["rate"]) else f"{style.number(cell['rate'])} per layer"
-    return [str(cell["run"]), f"{row}, {column}<br>decay {rate}<br>{several}"]
+    rate = "no decay rate" if math.isnan(cell["rate"]) else f"decay {style.number(cell['rate'])} per layer"
+    return f"{row}, {column}<br>{rate}<br>{several}"
 
 
 def _style(

@@ -179,8 +179,8 @@ def test_an_unknown_axis_is_said_in_the_figure(source: Source) -> None:
 
 
 def test_a_click_names_its_run() -> None:
-    assert sweep.clicked_run({"points": [{"customdata": ["a/b", "text"]}]}) == "a/b"
-    assert sweep.clicked_run({"points": [{"customdata": ["", ""]}]}) is None
+    assert sweep.clicked_run({"points": [{"customdata": "a/b"}]}) == "a/b"
+    assert sweep.clicked_run({"points": [{"customdata": ""}]}) is None
     assert sweep.clicked_run(None) is None
 
 
