@@ -56,6 +56,13 @@ class Attachment:
         """A pass without gradient, in eval mode or inside a backward pass (recomputation) never counts."""
         return torch.is_grad_enabled() and self._model.training and torch._C._current_graph_task_id() == -1
 
+    def _why_uncounted(self) -> str:
+        if torch._C._current_graph_task_id() != -1:
+            return "called only inside a backward pass: the recomputation of a checkpoint is no call"
+        if not torch.is_grad_enabled():
+            return "called only without gradient: no_grad, or a reentrant checkpoint (use_reentrant=False is recorded)"
+        return "called only in evaluation mode: call model.train() to record"
+
     def _before_forward(self, *_: Any) -> None:
         if self.recorder is not None and self._counts():
             if self.restarts:
@@ -74,7 +81,10 @@ class Attachment:
 
     def _layer_hook(self, layer: Layer) -> Hook:
         def hook(_module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-            if self.recorder is None or not self._counts():
+            if self.recorder is None:
+                return
+            if not self._counts():
+                self.recorder.uncounted.setdefault(layer.name, self._why_uncounted())
                 return
             try:
                 self.recorder.forward(layer, [*args, *kwargs.values()], output)

@@ -61,7 +61,7 @@ def _reason(
 ) -> tuple[str, str]:
     if layer.name in faults:
         return "error", faults[layer.name]
-    if layer.name in uncounted:
+    if not calls and layer.name in uncounted:
         return "uncounted", uncounted[layer.name]
     if not calls:
         return (

@@ -165,7 +165,9 @@ def ancestors(start: Any, products: Mapping[Any, Call], memo: dict[Any, frozense
         if missing:
             stack.extend(missing)
             continue
-        memo[node] = frozenset().union(*(memo[child] for child in onward))
+        # Along a chain one set serves all nodes: a deep residual net would fill the memory otherwise.
+        below = {id(memo[child]): memo[child] for child in onward}
+        memo[node] = next(iter(below.values())) if len(below) == 1 else frozenset().union(*below.values())
     return memo[start]
 
 

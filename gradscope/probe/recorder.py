@@ -123,10 +123,10 @@ class Recorder:
         """Record a call of a layer."""
         start = time.perf_counter()
         call = self._pass.calls[layer.index] = self._pass.calls.get(layer.index, 0) + 1
-        record = self.records.setdefault((layer.name, call), CallRecord(layer, call))
         if not isinstance(output, Tensor):
             self.uncounted[layer.name] = f"its output is {type(output).__name__}, not a tensor"
             return
+        record = self.records.setdefault((layer.name, call), CallRecord(layer, call))
         entry = next((value for value in inputs if isinstance(value, Tensor)), None)
         source = Captured(
             {"input": entry, "output": output, "weight": layer.weight, "bias": layer.bias}, layer.unit_dim

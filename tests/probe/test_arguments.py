@@ -178,3 +178,25 @@ def test_layers_that_never_ran_are_said_to_be_so(tmp_path: Path) -> None:
         found.loc["side", "text"] == "expected 1 output gradients, saw 0: not part of the loss, or changed out of sight"
     )
     assert list(probe.run.rows("output_grad_norm")["layer"]) == ["used"]
+
+
+@pytest.mark.parametrize(
+    ("how", "text"),
+    [
+        ("eval", "called only in evaluation mode: call model.train() to record"),
+        (
+            "no_grad",
+            "called only without gradient: no_grad, or a reentrant checkpoint (use_reentrant=False is recorded)",
+        ),
+    ],
+)
+def test_layers_that_ran_but_do_not_count_are_said_to_be_so(how: str, text: str, tmp_path: Path) -> None:
+    model = net()
+    with gs.watch(model, out=tmp_path / "run", every=1) as probe:
+        model.train(how != "eval")
+        with torch.set_grad_enabled(how != "no_grad"):
+            model(torch.randn(2, 4))
+        probe.step()
+    assert probe.coverage()["code"].tolist() == ["uncounted", "uncounted"]
+    assert probe.coverage()["text"].unique().tolist() == [text]
+    assert probe.run.layers.empty
