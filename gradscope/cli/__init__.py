@@ -114,10 +114,11 @@ def demo(
         gradscope demo --depth 2,50 --activation tanh,selu --out runs/selu
     """
     with reported():
-        from gradscope.lab.demo import SETTINGS, census, conclusion, summary
+        from gradscope.lab.demo import SETTINGS, census, check, conclusion, summary
 
         grid = {"depth": depth, "activation": activation, "init": init}
         varied = {key: values(text, always_list=True) for key, text in grid.items()}
+        check(varied)
         settings = {**SETTINGS, "width": width, "steps": steps}
         runs = _train(None, out, workers, {**varied, "seed": list(range(seeds)), **settings})
         cells = summary(runs)
@@ -160,8 +161,11 @@ def sweep(
         gradscope sweep train.py:train --lr 0.1,0.01 --out runs/mine
     """
     with reported():
-        grid = read_grid(context.args)
-        train = find_function(function) if function else None
+        # What is no option of ours arrives in order, and the first of it as the argument.
+        words = [*([function] if function else []), *context.args]
+        named = bool(words) and not words[0].startswith("--")
+        train = find_function(words.pop(0)) if named else None
+        grid = read_grid(words)
         runs = _train(train, out, workers, grid)
         out_console.print(runs_table(runs, [key for key, value in grid.items() if isinstance(value, list)]))
         _end(runs, serve, port)
@@ -181,9 +185,7 @@ def dashboard(
         gradscope dashboard runs/tanh-50 --port 8051
     """
     with reported():
-        from gradscope.dashboards import serve
-
-        serve(runs, port=port)
+        _serve(runs, port)
 
 
 def _train(train: Callable[..., Any] | None, out: str, workers: int, grid: dict[str, Any]) -> Runs:
@@ -201,6 +203,16 @@ def _train(train: Callable[..., Any] | None, out: str, workers: int, grid: dict[
     return run_sweep(train, out, workers=workers, **grid)
 
 
+def _serve(runs: str, port: int) -> None:
+    """Serve the dashboard until Ctrl-C."""
+    from gradscope.dashboards import serve
+
+    def say(address: str) -> None:
+        out_console.print(f"Dashboard of {runs} on {address} (Ctrl-C ends it)", highlight=False, soft_wrap=True)
+
+    serve(runs, port=port, ready=say)
+
+
 def _end(runs: Runs, serve_them: bool, port: int) -> None:
     """Say where the runs are and what failed; open the dashboard, or say how; exit code 1 if any failed."""
     failed = [run for run in runs if run.status == "failed"]
@@ -210,9 +222,7 @@ def _end(runs: Runs, serve_them: bool, port: int) -> None:
     ends = f", {len(failed)} of them failed" if failed else ""
     out_console.print(f"{len(runs)} runs in {runs.path}{ends}", highlight=False)
     if serve_them:
-        from gradscope.dashboards import serve
-
-        serve(runs.path, port=port)
+        _serve(runs.path, port)
     else:
         out_console.print(f"Look at them: gradscope dashboard {runs.path}", highlight=False)
     if failed:

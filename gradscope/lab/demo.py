@@ -10,6 +10,8 @@ import pandas as pd
 
 from gradscope.checks import diagnose
 from gradscope.errors import GradscopeError
+from gradscope.lab.models import mlp
+from gradscope.lab.validation import whole
 from gradscope.runs import Run
 
 GRID: Mapping[str, Sequence[Any]] = {
@@ -21,6 +23,16 @@ GRID: Mapping[str, Sequence[Any]] = {
 SETTINGS: Mapping[str, Any] = {"width": 64, "steps": 100, "every": 10, "lr": 0.05}
 CELL = ["activation", "init", "depth"]
 VERDICTS = ("vanishing", "exploding")
+
+
+def check(grid: Mapping[str, Sequence[Any]]) -> None:
+    """Raise the error for a depth, activation or initialization that cannot be, before anything is trained."""
+    for depth in grid["depth"]:
+        whole("depth", depth)
+    for activation in grid["activation"]:
+        mlp(depth=1, width=1, activation=activation, seed=0)
+    for init in grid["init"]:
+        mlp(depth=1, width=1, init=init, seed=0)
 
 
 def summary(runs: Iterable[Run]) -> pd.DataFrame:
@@ -85,10 +97,10 @@ def census(table: pd.DataFrame) -> str:
 def power(decades: float) -> str:
     """Write 10 to the power of a number of decades.
 
-    >>> power(-19.53), power(-math.inf)
-    ('10^-19.5', '0')
+    >>> power(-19.53), power(-0.01), power(-math.inf)
+    ('10^-19.5', '10^0.0', '0')
     """
-    return "0" if decades == -math.inf else f"10^{decades:.1f}"
+    return "0" if decades == -math.inf else f"10^{round(decades, 1) + 0.0:.1f}"
 
 
 def _row(run: Run) -> dict[str, Any] | None:

@@ -78,8 +78,7 @@ def test_short_names_stand_for_the_law_of_the_paper(short: str, full: str) -> No
 
 def test_orthogonal_rows_or_columns_are_orthonormal() -> None:
     tall, wide = (
-        weight_of(initialize(nn.Linear(*sizes).double(), "orthogonal", seed=0))
-        for sizes in ((30, 50), (50, 30))
+        weight_of(initialize(nn.Linear(*sizes).double(), "orthogonal", seed=0)) for sizes in ((30, 50), (50, 30))
     )
     assert torch.allclose(tall.T @ tall, torch.eye(30, dtype=torch.float64), atol=1e-12)
     assert torch.allclose(wide @ wide.T, torch.eye(30, dtype=torch.float64), atol=1e-12)
@@ -154,8 +153,7 @@ def test_normalizations_and_missing_biases_are_left_alone() -> None:
         (
             {"name": "xavier_unifrom"},
             UnknownNameError,
-            f"no initialization 'xavier_unifrom'; there are: {', '.join(NAMES)}"
-            " (did you mean 'xavier_uniform'?)",
+            f"no initialization 'xavier_unifrom'; there are: {', '.join(NAMES)} (did you mean 'xavier_uniform'?)",
         ),
         (
             {"name": "kaiming", "weight_var": 1.0},

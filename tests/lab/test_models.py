@@ -88,9 +88,7 @@ def test_a_residual_cnn_adds_before_it_pools() -> None:
     ("depth", "image", "expected"),
     [(1, (1, 8, 8), 1), (3, (1, 8, 8), 3), (9, (3, 8, 8), 3), (4, (1, 1, 5), 0), (2, (2, 9, 7), 2)],
 )
-def test_as_many_poolings_as_the_picture_allows(
-    depth: int, image: tuple[int, int, int], expected: int
-) -> None:
+def test_as_many_poolings_as_the_picture_allows(depth: int, image: tuple[int, int, int], expected: int) -> None:
     model = cnn(depth=depth, image=image, pool="mean")
     assert sum(isinstance(one, nn.AvgPool2d) for one in model.modules()) == expected
     assert model(torch.zeros(2, *image)).shape == (2, 10)
@@ -186,8 +184,6 @@ def test_one_seed_draws_the_same_weights_in_every_dtype() -> None:
         (cnn, {"padding": "same"}, UnknownNameError, "no padding 'same'; there are: zeros, circular"),
     ],
 )
-def test_a_wrong_argument_is_named(
-    build: Any, arguments: dict[str, Any], error: type[Exception], message: str
-) -> None:
+def test_a_wrong_argument_is_named(build: Any, arguments: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=f"^{re.escape(message)}$"):
         build(**arguments)

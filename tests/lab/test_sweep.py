@@ -61,9 +61,7 @@ def written(runs: Runs) -> dict[str, int]:
 
 def test_every_combination_is_a_run_with_its_configuration(tmp_path: Path) -> None:
     runs = quiet(train, tmp_path / "sweep", depth=[2, 10], seed=range(3))
-    assert [run.name for run in runs] == [
-        f"depth={depth},seed={seed}" for depth in (2, 10) for seed in range(3)
-    ]
+    assert [run.name for run in runs] == [f"depth={depth},seed={seed}" for depth in (2, 10) for seed in range(3)]
     (one,) = runs.select(depth=10, seed=2)
     assert (one.config, one.final("loss")) == ({"depth": 10, "seed": 2}, 10.2)
     assert list(runs.table()["status"]) == ["finished"] * 6
@@ -230,9 +228,7 @@ def test_a_function_that_cannot_be_sent_is_an_error_before_anything_is_run(tmp_p
         def bound(*, out: str, depth: int) -> None:
             file.write(out)
 
-        with pytest.raises(
-            GradscopeError, match=r"bound cannot be sent to worker processes \(.*\); workers=1 "
-        ):
+        with pytest.raises(GradscopeError, match=r"bound cannot be sent to worker processes \(.*\); workers=1 "):
             quiet(bound, tmp_path / "sweep", depth=[1, 2], workers=2)
     assert not (tmp_path / "sweep").exists()
 
@@ -267,9 +263,7 @@ def script(tmp_path: Path, blocks_from: int, call: str) -> Path:
 
 def test_a_function_of_the_main_script_reaches_the_workers(tmp_path: Path) -> None:
     # No guard: worker processes must not run the script again, as they could not in a notebook.
-    path = script(
-        tmp_path, 99, f"runs = gs.sweep(train, {str(tmp_path / 'sweep')!r}, depth=[1, 2], progress=False)\n"
-    )
+    path = script(tmp_path, 99, f"runs = gs.sweep(train, {str(tmp_path / 'sweep')!r}, depth=[1, 2], progress=False)\n")
     subprocess.run([sys.executable, path], check=True, timeout=120)
     runs = gs.load(tmp_path / "sweep")
     assert isinstance(runs, Runs)
@@ -285,9 +279,7 @@ def test_ctrl_c_leaves_every_finished_run_and_starts_no_more(tmp_path: Path, wor
         f"gs.sweep(train, {str(out)!r}, depth=[1, 2, 3, 4, 5, 6], workers={workers}, progress=False)\n",
     )
     os.mkfifo(tmp_path / "fifo")
-    process = subprocess.Popen(
-        [sys.executable, path], stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+    process = subprocess.Popen([sys.executable, path], stderr=subprocess.PIPE, text=True, start_new_session=True)
     # Opening waits for the first run that blocks; by then a run has finished. The group is signalled, as by a
     # terminal.
     assert (tmp_path / "fifo").read_text().startswith("blocked")

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+import gradscope as gs
 from gradscope.lab.blocks import ACTIVATIONS
 from gradscope.lab.models import mlp
+from gradscope.runs import Run
 
 WIDTH, LAYERS, SEEDS = 512, 30, (1000, 1001, 1002)
 KAPPA = 5.0
@@ -57,9 +60,7 @@ def predicted(activation: str, init: str) -> float:
     return unit if init in _UNIT else he if init in _HE else others[init]
 
 
-CASES = [
-    (activation, init) for activation in ACTIVATIONS for init in INITS if (activation, init) not in SENSITIVE
-]
+CASES = [(activation, init) for activation in ACTIVATIONS for init in INITS if (activation, init) not in SENSITIVE]
 
 
 def unit_input(seed: int) -> Tensor:
@@ -72,26 +73,39 @@ def cotangent(seed: int) -> Tensor:
     return torch.randn(1, WIDTH, dtype=torch.float64, generator=torch.Generator().manual_seed(seed + 10**6))
 
 
-def network(activation: str, init: str, seed: int) -> nn.Module:
+def network(activation: str, init: str, seed: int, *, bias: bool = True) -> nn.Module:
     return mlp(
         depth=LAYERS - 1,
         width=WIDTH,
         inputs=WIDTH,
         outputs=WIDTH,
         activation=activation,
+        bias=bias,
         seed=seed,
         dtype="float64",
         **INITS[init],
     )
 
 
-def log_ratio(model: nn.Module, seed: int) -> float:
+def watched(model: nn.Module, seed: int, out: Path, **options: Any) -> Run:
+    """Watch one backward pass from a random cotangent at the last output."""
+    with gs.watch(model, out=out, every=1, **options) as probe:
+        (model(unit_input(seed)) * cotangent(seed)).sum().backward()
+        probe.step()
+    return Run(str(out))
+
+
+def log_ratio(run: Run, metric: str = "output_grad_norm", first: int = 1) -> float:
+    """Return ln of the ratio of a norm in layer ``first`` to that in the last one."""
+    profile = run.profile(metric)
+    return math.log(profile[first] / profile[LAYERS])
+
+
+def log_ratio_by_hand(model: nn.Module, seed: int) -> float:
     """Return ln of |dL/dz_1| / |dL/dz_30| by plain autograd."""
     outputs: list[Tensor] = []
     linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    hooks = [
-        layer.register_forward_hook(lambda _, __, z: outputs.append(z)) for layer in (linear[0], linear[-1])
-    ]
+    hooks = [layer.register_forward_hook(lambda _, __, z: outputs.append(z)) for layer in (linear[0], linear[-1])]
     model(unit_input(seed))
     for hook in hooks:
         hook.remove()
@@ -100,7 +114,30 @@ def log_ratio(model: nn.Module, seed: int) -> float:
 
 
 @pytest.mark.parametrize(("activation", "init"), CASES)
-def test_decay_is_what_mean_field_theory_predicts(activation: str, init: str) -> None:
-    logs = [log_ratio(network(activation, init, seed), seed) for seed in SEEDS]
+def test_decay_is_what_mean_field_theory_predicts(activation: str, init: str, tmp_path: Path) -> None:
+    logs = []
+    for seed in SEEDS:
+        model = network(activation, init, seed)
+        run = watched(model, seed, tmp_path / str(seed), metrics=["output_grad_norm"])
+        assert list(run.layers["depth"]) == list(range(1, LAYERS + 1))
+        logs.append(log_ratio(run))
+        assert logs[-1] == pytest.approx(log_ratio_by_hand(model, seed), abs=1e-9)
+        assert run.decay(head=True).rate == pytest.approx(math.exp(logs[-1] / (LAYERS - 1)), rel=1e-9)
     simulated = sum(logs) / len(logs) / (LAYERS - 1)
     assert simulated == pytest.approx(math.log(predicted(activation, init)), abs=TOLERANCE)
+
+
+def test_relu_without_biases_has_flat_weight_gradients_over_a_vanishing_error_signal(tmp_path: Path) -> None:
+    # Positive homogeneity makes <W, dL/dW> the same in every layer (Du et al. 2018), whatever dL/dz does.
+    errors, weights = [], []
+    for seed in SEEDS:
+        model = network("relu", "xavier_normal", seed, bias=False)
+        run = watched(model, seed, tmp_path / str(seed))
+        errors.append(log_ratio(run) / (LAYERS - 1))
+        weights.append(log_ratio(run, "weight_grad_norm", first=2) / (LAYERS - 2))
+        ledger = run.ledger()
+        factors = ledger["weight_gain"].iloc[1:].prod() * ledger["activation_gain"].iloc[:-1].prod()
+        assert math.log(factors) == pytest.approx(log_ratio(run), abs=1e-9)
+    assert sum(errors) / 3 == pytest.approx(math.log(0.7071), abs=TOLERANCE)
+    assert math.exp((LAYERS - 1) * sum(errors) / 3) == pytest.approx(4.3e-5, rel=0.7)
+    assert sum(weights) / 3 == pytest.approx(0, abs=TOLERANCE)
