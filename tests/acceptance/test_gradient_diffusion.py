@@ -72,7 +72,9 @@ def test_the_ledger_of_a_chain_is_exact(kind: str, tmp_path: Path) -> None:
     ledger, signal = run.ledger(), run.profile("output_grad_norm")
     depths = list(run.trunk)
     assert depths == list(run.layers["depth"])
-    assert all(parents == ([depth - 1] if depth > 1 else []) for depth, parents in run.layers[["depth", "parents"]].to_numpy())
+    assert all(
+        parents == ([depth - 1] if depth > 1 else []) for depth, parents in run.layers[["depth", "parents"]].to_numpy()
+    )
     product = ledger["weight_gain"][depths[1:]].prod() * ledger["activation_gain"][depths[:-1]].prod()
     assert product == pytest.approx(signal[depths[0]] / signal[depths[-1]], rel=1e-9)
     np.testing.assert_allclose(ledger["path_gain"][depths[1:]], 1.0, rtol=1e-12)
@@ -92,7 +94,9 @@ def test_shares_of_a_residual_net_sum_to_one(tmp_path: Path) -> None:
         assert ledger["share"][depth] + skip_share == pytest.approx(1.0, rel=1e-9)
         assert ledger["other_share"][depth] == pytest.approx(skip_share, rel=1e-9)
     signal = run.profile("output_grad_norm")
-    factors = ledger["weight_gain"][2:7].prod() * ledger["activation_gain"][1:6].prod() * ledger["path_gain"][2:7].prod()
+    factors = (
+        ledger["weight_gain"][2:7].prod() * ledger["activation_gain"][1:6].prod() * ledger["path_gain"][2:7].prod()
+    )
     assert ledger["cumulative"][1] == pytest.approx(math.log10(signal[1] / signal[7]), rel=1e-9)
     assert math.isfinite(factors)
 
