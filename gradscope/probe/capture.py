@@ -12,7 +12,7 @@ from gradscope.metrics import Metric
 from gradscope.probe.functions import Phi
 from gradscope.probe.histograms import bin_counts
 from gradscope.probe.plan import Program
-from gradscope.probe.reduce import Tape, device_moments, flat, host_moments, sample, units
+from gradscope.probe.reduce import Tape, flat, moments, sample, units
 
 FaultHandler = Callable[[str, str, Exception], None]
 
@@ -117,8 +117,7 @@ def take(program: Program, source: Source, reading: Reading, tape: Tape, layer: 
     for signal in program.moments:
         vector = source.get(signal, "flat")
         if isinstance(vector, Tensor):
-            numbers = host_moments(vector) if vector.device.type == "cpu" else device_moments(vector)
-            reading.moments.setdefault(signal, []).append((vector.numel(), tape.put(*numbers)))
+            reading.moments.setdefault(signal, []).append((vector.numel(), tape.put(*moments(vector))))
     for metric in program.metrics:
         try:
             _measure(metric, source, reading, tape)

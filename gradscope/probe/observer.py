@@ -19,6 +19,7 @@ from gradscope.probe.layers import Layer
 from gradscope.probe.parameters import GRADIENTS, VALUES, ParameterReader
 from gradscope.probe.plan import Plan
 from gradscope.probe.recorder import Recorder
+from gradscope.probe.reduce import on_host
 from gradscope.probe.sink import Sink
 from gradscope.runs import Run, Writer, load
 
@@ -245,7 +246,7 @@ def _has_closure(args: Iterable[Any], kwargs: dict[str, Any]) -> bool:
 
 def _number(name: str, value: object) -> float | Tensor:
     if isinstance(value, Tensor) and value.numel() == 1:
-        return value.detach() if value.device.type != "cpu" else float(value.detach())
+        return float(value.detach()) if on_host(value) else value.detach()
     try:
         return float(cast("float", value))
     except (TypeError, ValueError, RuntimeError) as error:

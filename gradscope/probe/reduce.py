@@ -20,6 +20,11 @@ _SAFE_SQUARES = (1e-20, 1e37)
 _CANCELLED = 1e-3
 
 
+def on_host(tensor: Tensor) -> bool:
+    """Tell whether reading a number of this tensor costs no synchronisation."""
+    return tensor.device.type == "cpu"
+
+
 class Tape:
     """Numbers of one step: floats on the host at once, tensors of a device together in one transfer.
 
@@ -40,7 +45,7 @@ class Tape:
         for value in values:
             if not isinstance(value, Tensor):
                 self._host.append(float(value))
-            elif value.device.type == "cpu":
+            elif on_host(value):
                 self._host.extend([value.item()] if value.numel() == 1 else value.double().reshape(-1).tolist())
             else:
                 self._waiting.append((len(self._host), value.detach().double().reshape(-1)))
@@ -73,6 +78,11 @@ def flat(tensor: Tensor) -> Tensor:
         tensor = tensor.as_strided((tensor.numel(),), (1,))
     tensor = tensor.reshape(-1)
     return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
+
+
+def moments(vector: Tensor) -> tuple[float, float, float] | tuple[Tensor, Tensor, Tensor]:
+    """Sum, sum of squares and sum of squared deviations of a flat vector, left on its device."""
+    return host_moments(vector) if on_host(vector) else device_moments(vector)
 
 
 def host_moments(vector: Tensor) -> tuple[float, float, float]:

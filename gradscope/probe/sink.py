@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gradscope.probe import reduce
 from gradscope.probe.coverage import Coverage, coverage_rows, survey
 from gradscope.probe.layers import Layer
 from gradscope.probe.plan import Plan
@@ -77,7 +78,7 @@ class Sink:
     def scalars(self, step: int, values: dict[str, Any]) -> None:
         """Note scalars; those on a device wait there for the next transfer."""
         for name, value in values.items():
-            if isinstance(value, Tensor) and value.numel() == 1 and value.device.type != "cpu":
+            if isinstance(value, Tensor) and not reduce.on_host(value):
                 self._pending.append((step, name, value.detach().reshape(()).clone()))
             else:
                 self.writer.scalars(step, {name: float(value)})
