@@ -8,9 +8,9 @@ from typing import Any
 
 import dash_mantine_components as dmc
 from dash import ClientsideFunction, Dash, Input, Output, State, dcc, html
+
 from gradscope.dashboards.pages import flow, runs, sweep
 from gradscope.dashboards.source import Source
-
 from gradscope.runs import Run, Runs
 
 ASSETS = Path(__file__).parent / "assets"

@@ -22,7 +22,7 @@ STATUS_COLOURS = {
 INTERVAL_MS = 1000
 
 
-def graph(identity: str, height: int = 380) -> dmc.Paper:
+def graph(identity: str, height: str = "380px") -> dmc.Paper:
     """Return a framed graph, empty until its page fills it."""
     config: Any = CONFIG
     figure = dcc.Graph(id=identity, figure=blank(), config=config, style={"height": height})

@@ -39,7 +39,7 @@ def _finding(finding: Finding) -> dmc.Alert:
     ]
     return dmc.Alert(
         dmc.Stack([line for line in lines if line is not None], gap=4),
-        title=f"{finding.title} [{finding.code}]",
+        title=f"{finding.title[:1].upper()}{finding.title[1:]} [{finding.code}]",
         color=COLOURS.get(finding.severity, "gray"),
         variant="light",
         className="finding",

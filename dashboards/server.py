@@ -8,9 +8,9 @@ import os
 import socket
 from collections.abc import Callable
 
-from gradscope.dashboards.app import create_app
 from werkzeug.serving import BaseWSGIServer, make_server
 
+from gradscope.dashboards.app import create_app
 from gradscope.errors import GradscopeError, InvalidValueError
 from gradscope.runs import Run, Runs
 

@@ -9,12 +9,12 @@ from typing import Any
 import dash_mantine_components as dmc
 from dash import Dash, Input, Output, State, dcc, html, no_update
 from dash.exceptions import PreventUpdate
+
+from gradscope import figures
 from gradscope.dashboards.blocks import badge, choices, drawn, graph, howto, notice, ticker
 from gradscope.dashboards.diagnosis import findings_panel
 from gradscope.dashboards.source import Source
 from gradscope.dashboards.state import FlowState
-
-from gradscope import figures
 from gradscope.errors import GradscopeError
 from gradscope.figures.gradient_flow import SIGNAL
 from gradscope.figures.values import nearest_step, recorded_steps

@@ -12,11 +12,11 @@ import dash_ag_grid as dag
 import dash_mantine_components as dmc
 from dash import Dash, Input, Output, State, dcc, html, no_update
 from dash.exceptions import PreventUpdate
+
 from gradscope.dashboards.blocks import howto, ticker
 from gradscope.dashboards.pages import flow
 from gradscope.dashboards.source import Source
 from gradscope.dashboards.state import FlowState, RunsState
-
 from gradscope.errors import GradscopeError, InvalidValueError, UnknownNameError
 from gradscope.figures.style import number
 from gradscope.runs import Run
@@ -118,6 +118,8 @@ def columns(table: Iterable[dict[str, Any]], state: RunsState) -> list[dict[str,
     listed = list(table)
     hidden = {"href", "decay_text", "decades_text", "final_loss_text", *OWN}
     keys = list(dict.fromkeys(key for one in listed for key in one if key not in hidden))
+    # What differs between the runs comes before what they share.
+    keys.sort(key=lambda key: len({str(one.get(key)) for one in listed}) == 1)
     defs = [
         {
             "field": "name",
@@ -216,10 +218,13 @@ def register(app: Dash, source: Source) -> None:
             "search": Input("url", "search"),
             "tick": Input("runs-tick", "n_intervals"),
             "shown": State("runs-shown", "data"),
+            "goal": State("runs-go", "data"),
         },
         running=[(Output("runs-tick", "disabled"), True, False)],
     )
-    def show(path: str | None, search: str | None, tick: int, shown: dict[str, Any] | None) -> dict[str, Any]:
+    def show(
+        path: str | None, search: str | None, tick: int, shown: dict[str, Any] | None, goal: str | None
+    ) -> dict[str, Any]:
         if path != PATH:
             raise PreventUpdate
         state, old = RunsState.parse(search), shown or {}
@@ -229,8 +234,11 @@ def register(app: Dash, source: Source) -> None:
             if old.get("version") == version and old.get("search") == state.search():
                 raise PreventUpdate
             page = answer(source, state, old.get("fields"))
-        remembered = {"version": version, "search": state.search(), "fields": page.pop("fields")}
-        selected = {"ids": list(state.compare)} if old.get("search") != state.search() else no_update
+        remembered = {"version": version, "search": state.search(), "fields": page.pop("fields"), "goal": goal}
+        # A selection that the table itself put into the URL must not come back: it may have moved on by now.
+        own = goal == PATH + state.search() and goal != old.get("goal")
+        moved = old.get("search") != state.search() and not own
+        selected = {"ids": list(state.compare)} if moved else no_update
         return page | {"selected": selected, "compare": compare_href(state.compare), "shown": remembered}
 
     @app.callback(
@@ -248,6 +256,5 @@ def register(app: Dash, source: Source) -> None:
         wanted = sorted_by(state, column_state) if column_state else state
         if isinstance(selected, list):
             wanted = replace(wanted, compare=tuple(sorted(one["name"] for one in selected)))
-        if wanted == state:
-            raise PreventUpdate
+        # Also where nothing is new: the goal says which state the table is in.
         return PATH + wanted.search()

@@ -8,14 +8,14 @@ from typing import Any
 import dash_mantine_components as dmc
 from dash import Dash, Input, Output, State, dcc, html
 from dash.exceptions import PreventUpdate
+
+from gradscope import figures
 from gradscope.dashboards.blocks import choices, drawn, graph, howto, ticker
 from gradscope.dashboards.pages import flow
 from gradscope.dashboards.source import Source
 from gradscope.dashboards.state import FlowState, SweepState
-
-from gradscope import figures
 from gradscope.errors import GradscopeError
-from gradscope.figures.sweep_grid import axes_of
+from gradscope.figures.sweep_grid import axes_of, varying
 
 PATH = "/sweep"
 AXES = {"x": "Across", "y": "Up", "facet": "Small multiples"}
@@ -41,14 +41,16 @@ def layout() -> dmc.Stack:
         align="flex-end",
     )
     hint = dmc.Text("Click a cell to open the run behind it.", size="sm", c="dimmed")
-    body = html.Div([controls, hint, graph("sweep-map", 560)], id="sweep-body", className="stack")
+    body = html.Div(
+        [controls, hint, graph("sweep-map", "max(420px, calc(100vh - 250px))")], id="sweep-body", className="stack"
+    )
     return dmc.Stack([html.Div(id="sweep-empty"), body, dcc.Store(id="sweep-shown"), ticker("sweep")], gap="sm")
 
 
 def answer(source: Source, state: SweepState, theme: str) -> dict[str, Any]:
     """Return everything the page shows for a state, by output."""
     runs = list(source.runs.values())
-    keys = sorted({key for run in runs for key in run.config})
+    keys = varying(runs, aside=())
     try:
         axes = axes_of(runs, {"x": state.x, "y": state.y, "facet": state.facet})
     except GradscopeError:

@@ -89,6 +89,7 @@ def gradient_flow(run: RunsLike, step: int | None = None, metric: str = SIGNAL, 
     mk.add_strip(figure, found, theme)
     figure.update_layout(showlegend=len(runs) > 1 or bool(found), uirevision=f"{names}{metric}")
     figure.update_layout(legend=style.legend_columns(shown_names))
+    figure.update_layout(margin={"t": 82 if len(runs) == 1 and metric == SIGNAL else 64})
     return figure
 
 
@@ -109,17 +110,18 @@ def rate_text(decay: Decay | None) -> str:
 def _subtitle(names: Sequence[str], runs: Sequence[Run], step: int, metric: str) -> str:
     if len(runs) > 1:
         return f"{len(runs)} runs at step {step}" + ("; decay per layer" if metric == SIGNAL else "")
-    start = f"{style.short(names[0], 40)}, step {step}"
-    if metric != SIGNAL:
-        return start
-    decay = _decay(runs[0], step)
+    start = f"{style.short(names[0], 60)}, step {step}"
+    return start if metric != SIGNAL else f"{start}<br>{_decay_text(_decay(runs[0], step))}"
+
+
+def _decay_text(decay: Decay | None) -> str:
     if decay is None or math.isnan(decay.rate):
-        return f"{start}: no decay rate (too few or undefined values)"
+        return "no decay rate (too few or undefined values)"
     if decay.rate == 0:
-        return f"{start}: the output gradient of the lowest layer is exactly zero"
+        return "the output gradient of the lowest layer is exactly zero"
     between = f" [{style.number(decay.low)}, {style.number(decay.high)}]" if math.isfinite(decay.low) else ""
     total = f"{style.number(decay.decades)} decades over {decay.layers} layers"
-    return f"{start}: decay {rate_text(decay)} per layer{between}, {total}"
+    return f"decay {rate_text(decay)} per layer{between}, {total}"
 
 
 def _add_decay(figure: go.Figure, run: Run, step: int, index: int, theme: str) -> None:
@@ -172,6 +174,5 @@ def _add_marks(
 def _axes(figure: go.Figure, spec: MetricSpec, frames: list[pd.DataFrame]) -> None:
     rows = pd.concat(frames)
     last = int(rows["depth"].max()) if len(rows) else 1
-    edge = 0.5 + 0.02 * last
-    figure.update_xaxes(title_text="Depth (1 = first layer)", range=[1 - edge, last + edge], **style.depth_ticks(last))
+    figure.update_xaxes(**style.depth_axis(last))
     figure.update_yaxes(**value_axis(spec, rows.loc[rows["mark"] == mk.PLAIN, "value"].to_numpy(np.float64)))

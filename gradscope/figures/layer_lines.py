@@ -84,7 +84,7 @@ def timeline(run: Run, metric: str = "output_grad_norm", *, theme: str = "light"
     spec = metric_of(run, metric)
     lines, marked = timeline_frame(run, metric), marks_frame(run, metric)
     found = mk.kinds([marked["mark"].to_numpy(np.int8)])
-    text = f"{style.short(run.name, 40)}, {len(lines)} layers"
+    text = f"{style.short(run.name, 48)}, {len(lines)} layers"
     figure = style.empty_figure(f"{spec.label} over steps", text, theme)
     for line, colour in zip(lines, style.depth_colours(len(lines), theme), strict=True):
         _add_line(figure, line, colour)

@@ -82,7 +82,7 @@ def heatmap(run: Run, metric: str = "output_grad_norm", *, theme: str = "light")
 
 def _subtitle(run: Run, frame: HeatmapFrame, recorded: int) -> str:
     merged = "" if recorded == len(frame.steps) else f" in {len(frame.steps)} columns, extremes kept"
-    return f"{style.short(run.name, 40)}, {recorded} recorded steps{merged}"
+    return f"{style.short(run.name, 48)}, {recorded} recorded steps{merged}"
 
 
 def _add_cells(figure: go.Figure, frame: HeatmapFrame, spec: MetricSpec, theme: str) -> None:

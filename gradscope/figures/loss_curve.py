@@ -59,7 +59,7 @@ def loss(run: RunsLike, scalar: str = "loss", *, theme: str = "light") -> go.Fig
         raise unknown_name("scalar", scalar, sorted({name for one in runs for name in one.scalars["name"]}))
     frames = {index: loss_frame(one, scalar) for index, one in logged}
     found = mk.kinds(frame["mark"].to_numpy(np.int8) for frame in frames.values())
-    text = style.short(names[0], 40) if len(runs) == 1 else f"{len(logged)} runs"
+    text = style.short(names[0], 48) if len(runs) == 1 else f"{len(logged)} runs"
     figure = style.empty_figure(f"{scalar.capitalize()} over steps", text, theme)
     for index, frame in frames.items():
         _add_curve(figure, frame, style.short(names[index]), index, theme)

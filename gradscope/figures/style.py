@@ -47,7 +47,7 @@ class Ink:
 
 INKS: dict[str, Ink] = {
     "light": Ink("#ffffff", "#212529", "#6c757d", "#e9ecef", "#D55E00", "#CC79A7", "#000000", (0.0, 0.88)),
-    "dark": Ink("#1f1f1f", "#e3e3e3", "#a0a0a0", "#3b3b3b", "#FF7F2A", "#F29BD0", "#ffffff", (0.22, 1.0)),
+    "dark": Ink("#242424", "#e3e3e3", "#a0a0a0", "#3b3b3b", "#FF7F2A", "#F29BD0", "#ffffff", (0.22, 1.0)),
 }
 
 
@@ -181,6 +181,12 @@ def distinct(names: Sequence[str]) -> list[str]:
 def depth_ticks(last: int) -> dict[str, Any]:
     """Return ticks at whole depths only: one at layer 2.5 would name a layer that does not exist."""
     return {"dtick": 1} if last <= 20 else {"nticks": 12, "tickformat": "d"}
+
+
+def depth_axis(last: int) -> dict[str, Any]:
+    """Return the settings of an axis of depths from 1 to ``last``."""
+    edge = 0.5 + 0.02 * last
+    return {"title": {"text": "Depth (1 = first layer)"}, "range": [1 - edge, last + edge], **depth_ticks(last)}
 
 
 def log_axis(low: float, high: float) -> dict[str, Any]:

@@ -24,13 +24,13 @@ PREFERRED = {"x": "depth", "y": "init", "facet": "activation"}
 ASIDE = ("seed",)
 
 
-def varying(runs: Iterable[Run]) -> list[str]:
-    """Return the configuration keys with more than one value among the runs, the seed aside."""
+def varying(runs: Iterable[Run], aside: Sequence[str] = ASIDE) -> list[str]:
+    """Return the configuration keys with more than one value among the runs, those ``aside`` left out."""
     values: dict[str, set[str]] = {}
     for run in runs:
         for key, value in run.config.items():
             values.setdefault(key, set()).add(str(value))
-    return sorted(key for key, found in values.items() if len(found) > 1 and key not in ASIDE)
+    return sorted(key for key, found in values.items() if len(found) > 1 and key not in aside)
 
 
 def axes_of(runs: Sequence[Run], chosen: Mapping[str, str | None]) -> dict[str, str | None]:

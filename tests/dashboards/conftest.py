@@ -6,6 +6,7 @@ import pytest
 sys.path.append(str(Path(__file__).parents[1] / "figures"))
 
 import synthetic_runs
+
 from gradscope.dashboards.source import Source
 
 

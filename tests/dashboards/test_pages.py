@@ -7,12 +7,12 @@ import pytest
 import synthetic_runs
 from dash import no_update
 from dash.development.base_component import Component
+
 from gradscope.dashboards import create_app
 from gradscope.dashboards.app import shell, visible
 from gradscope.dashboards.pages import flow, runs, sweep
 from gradscope.dashboards.source import Source
 from gradscope.dashboards.state import FlowState, RunsState, SweepState
-
 from gradscope.errors import UnknownNameError
 
 
@@ -93,7 +93,7 @@ def test_the_flow_page_shows_the_first_run_at_its_newest_step(source: Source) ->
     for name in flow.GRAPHS:
         assert isinstance(page[name], go.Figure)
         assert page[name].data
-    assert page["profile"].layout.title.subtitle.text.startswith("plain, step 190: decay 0.5 per layer")
+    assert page["profile"].layout.title.subtitle.text.startswith("plain, step 190<br>decay 0.5 per layer")
 
 
 def test_a_chosen_step_stays_and_snaps(source: Source) -> None:

@@ -4,8 +4,8 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from gradscope.dashboards import build_server, serve
 
+from gradscope.dashboards import build_server, serve
 from gradscope.errors import GradscopeError, InvalidValueError, RunFormatError
 
 

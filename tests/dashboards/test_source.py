@@ -4,8 +4,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import synthetic_runs
-from gradscope.dashboards.source import Source
 
+from gradscope.dashboards.source import Source
 from gradscope.errors import RunFormatError, UnknownNameError
 
 

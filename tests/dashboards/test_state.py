@@ -1,7 +1,8 @@
 import pytest
-from gradscope.dashboards.state import FlowState, RunsState, SweepState
 from hypothesis import given
 from hypothesis import strategies as st
+
+from gradscope.dashboards.state import FlowState, RunsState, SweepState
 
 NAMES = st.text(min_size=1).filter(str.strip)
 MAYBE = st.none() | NAMES

@@ -13,8 +13,9 @@ import pytest
 sys.path.append(str(Path(__file__).parents[1] / "figures"))
 
 import synthetic_runs
-from gradscope.dashboards import build_server
 from playwright.sync_api import Browser, Page, Request, Response, sync_playwright
+
+from gradscope.dashboards import build_server
 
 FLAGS = [
     "--no-sandbox",

@@ -1,3 +1,4 @@
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,19 @@ def test_selected_runs_are_compared(site: Any) -> None:
     title(page, "profile", "Output gradient norm over depth")
     assert site.query() == "/flow?run=plain&compare=spoiled"
     expect(page.locator("#flow-profile .legend")).to_contain_text("spoiled")
+
+
+def test_quick_selections_are_all_kept(site: Any) -> None:
+    page = site.open("/")
+    boxes = page.locator(".ag-pinned-left-cols-container .ag-selection-checkbox input")
+    expect(boxes.first).to_be_visible()
+    for place in range(6):
+        boxes.nth(place).check()
+    expect(page.locator("#runs-compare")).to_have_attribute("href", re.compile("(compare=.*){5}"))
+    page.go_back()
+    expect(page.locator(".ag-pinned-left-cols-container .ag-row-selected")).to_have_count(5)
+    page.go_forward()
+    expect(page.locator(".ag-pinned-left-cols-container .ag-row-selected")).to_have_count(6)
 
 
 def test_the_flow_page_draws_everything(site: Any) -> None:
@@ -189,10 +203,10 @@ def test_dark_mode_reaches_figures_and_table(site: Any) -> None:
     paper = page.locator("#flow-profile .main-svg").first
     expect(paper).to_have_css("background-color", "rgb(255, 255, 255)")
     page.locator("label[for=dark]").first.click()
-    expect(paper).to_have_css("background-color", "rgb(31, 31, 31)")
+    expect(paper).to_have_css("background-color", "rgb(36, 36, 36)")
     expect(page.locator("html")).to_have_attribute("data-mantine-color-scheme", "dark")
     page.reload()
-    expect(paper).to_have_css("background-color", "rgb(31, 31, 31)")
+    expect(paper).to_have_css("background-color", "rgb(36, 36, 36)")
     page.get_by_role("link", name="Runs").click()
     expect(page.locator("html")).to_have_attribute("data-ag-theme-mode", "dark")
     page.locator("label[for=dark]").first.click()

@@ -156,7 +156,7 @@ def write_long(path: Path, layers: int = 100, metrics: int = 20, steps: int = 50
     for index in range(steps):
         base = values_at(index * 10, layers - 1, 0.93, 0.1, rng)
         values = np.hstack([base, base[:, :1] * rng.lognormal(size=(layers, len(own)))])
-        writer.rows(index * 10, ids, values, np.ones(values.shape, dtype=bool))
+        writer.rows(index * 10, ids, values, ~np.isnan(values))
         writer.scalars(index * 10, {"loss": 2.0 / (1 + 0.001 * index)})
     writer.close()
     return path

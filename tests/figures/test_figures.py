@@ -46,11 +46,11 @@ def test_units_and_scales_come_from_the_metric(plain: Run) -> None:
 
 def test_the_decay_is_in_the_subtitle(plain: Run, spoiled: Run) -> None:
     text = figures.gradient_flow(plain).layout.title.subtitle.text
-    assert text == "plain, step 0: decay 0.5 per layer [0.5, 0.5], −2.11 decades over 8 layers"
+    assert text == "plain, step 0<br>decay 0.5 per layer [0.5, 0.5], −2.11 decades over 8 layers"
     text = figures.gradient_flow(spoiled).layout.title.subtitle.text
-    assert text == "spoiled, step 0: the output gradient of the lowest layer is exactly zero"
+    assert text == "spoiled, step 0<br>the output gradient of the lowest layer is exactly zero"
     text = figures.gradient_flow(spoiled, 100).layout.title.subtitle.text
-    assert text == "spoiled, step 100: no decay rate (too few or undefined values)"
+    assert text == "spoiled, step 100<br>no decay rate (too few or undefined values)"
 
 
 @pytest.mark.parametrize("draw", OVER_METRICS.values(), ids=OVER_METRICS)
@@ -100,7 +100,7 @@ def test_the_mode_bar_cannot_upload() -> None:
 def test_dark_and_light_templates(plain: Run) -> None:
     light, dark = (figures.ledger(plain, theme=theme) for theme in ("light", "dark"))
     assert light.layout.template.layout.paper_bgcolor == "#ffffff"
-    assert dark.layout.template.layout.paper_bgcolor == "#1f1f1f"
+    assert dark.layout.template.layout.paper_bgcolor == "#242424"
     with pytest.raises(InvalidValueError) as caught:
         figures.ledger(plain, theme="solarized")
     assert str(caught.value) == "theme must be 'light' or 'dark', not 'solarized'"
