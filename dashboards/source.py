@@ -6,15 +6,18 @@ import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
+from difflib import get_close_matches
 from typing import Any, TypeVar
 
-from gradscope.errors import GradscopeError, RunFormatError, unknown_name
+from gradscope.errors import GradscopeError, RunFormatError, UnknownNameError, unknown_name
 from gradscope.runs import Run, Runs
 from gradscope.runs.collection import find
 from gradscope.runs.format import DESCRIPTION
 from gradscope.runs.store import Store
 
 T = TypeVar("T")
+MOST_NAMED = 12
+"""Runs that a message lists; of more, it says how many there are."""
 
 
 class Source:
@@ -67,8 +70,15 @@ class Source:
         if name in self.broken:
             raise RunFormatError(self.broken[name])
         if name not in self.runs:
-            raise unknown_name("run", name, self.runs)
+            raise self._unknown(name)
         return self.runs[name]
+
+    def _unknown(self, name: str) -> UnknownNameError:
+        if len(self.runs) <= MOST_NAMED:
+            return unknown_name("run", name, self.runs)
+        near = get_close_matches(name, self.runs, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        return UnknownNameError(f"no run {name!r} among the {len(self.runs)} runs in {self.where}{hint}")
 
     def version(self, names: Iterable[str] | None = None) -> str:
         """Return a word that changes whenever one of the runs does; without names, also when runs come or go."""

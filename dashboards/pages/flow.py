@@ -51,6 +51,7 @@ def layout() -> dmc.Stack:
                 searchable=True,
                 clearable=True,
                 maxValues=MOST_COMPARED,
+                styles={"pillsList": {"maxHeight": 56, "overflowY": "auto"}},
                 hidePickedOptions=True,
                 w=320,
             ),

@@ -10,7 +10,7 @@ from typing import Any
 
 import dash_ag_grid as dag
 import dash_mantine_components as dmc
-from dash import Dash, Input, Output, State, dcc, html, no_update
+from dash import ClientsideFunction, Dash, Input, Output, State, dcc, html, no_update
 from dash.exceptions import PreventUpdate
 
 from gradscope.dashboards.blocks import howto, ticker
@@ -206,7 +206,6 @@ def register(app: Dash, source: Source) -> None:
         output={
             "columns": Output("runs-grid", "columnDefs"),
             "rows": Output("runs-grid", "rowData"),
-            "selected": Output("runs-grid", "selectedRows"),
             "count": Output("runs-count", "children"),
             "empty": Output("runs-empty", "children"),
             "hidden": Output("runs-body", "hidden"),
@@ -218,13 +217,10 @@ def register(app: Dash, source: Source) -> None:
             "search": Input("url", "search"),
             "tick": Input("runs-tick", "n_intervals"),
             "shown": State("runs-shown", "data"),
-            "goal": State("runs-go", "data"),
         },
         running=[(Output("runs-tick", "disabled"), True, False)],
     )
-    def show(
-        path: str | None, search: str | None, tick: int, shown: dict[str, Any] | None, goal: str | None
-    ) -> dict[str, Any]:
+    def show(path: str | None, search: str | None, tick: int, shown: dict[str, Any] | None) -> dict[str, Any]:
         if path != PATH:
             raise PreventUpdate
         state, old = RunsState.parse(search), shown or {}
@@ -234,12 +230,24 @@ def register(app: Dash, source: Source) -> None:
             if old.get("version") == version and old.get("search") == state.search():
                 raise PreventUpdate
             page = answer(source, state, old.get("fields"))
-        remembered = {"version": version, "search": state.search(), "fields": page.pop("fields"), "goal": goal}
-        # A selection that the table itself put into the URL must not come back: it may have moved on by now.
-        own = goal == PATH + state.search() and goal != old.get("goal")
-        moved = old.get("search") != state.search() and not own
-        selected = {"ids": list(state.compare)} if moved else no_update
-        return page | {"selected": selected, "compare": compare_href(state.compare), "shown": remembered}
+        if old.get("version") == version:
+            # The same rows again would make the grid forget a selection made in the meantime.
+            page["rows"] = no_update
+        remembered = {
+            "version": version,
+            "search": state.search(),
+            "fields": page.pop("fields"),
+            "compare": state.compare,
+        }
+        return page | {"compare": compare_href(state.compare), "shown": remembered}
+
+    in_browser: Any = app.clientside_callback
+    in_browser(
+        ClientsideFunction("gradscope", "select"),
+        Output("runs-grid", "selectedRows"),
+        Input("runs-shown", "data"),
+        prevent_initial_call=True,
+    )
 
     @app.callback(
         Output("runs-go", "data"),
@@ -256,5 +264,6 @@ def register(app: Dash, source: Source) -> None:
         wanted = sorted_by(state, column_state) if column_state else state
         if isinstance(selected, list):
             wanted = replace(wanted, compare=tuple(sorted(one["name"] for one in selected)))
-        # Also where nothing is new: the goal says which state the table is in.
+        if wanted == state:
+            raise PreventUpdate
         return PATH + wanted.search()

@@ -18,6 +18,7 @@ from gradscope.errors import GradscopeError
 from gradscope.figures.sweep_grid import axes_of, varying
 
 PATH = "/sweep"
+TALL = "max(420px, calc(100vh - 250px))"
 AXES = {"x": "Across", "y": "Up", "facet": "Small multiples"}
 
 
@@ -41,9 +42,7 @@ def layout() -> dmc.Stack:
         align="flex-end",
     )
     hint = dmc.Text("Click a cell to open the run behind it.", size="sm", c="dimmed")
-    body = html.Div(
-        [controls, hint, graph("sweep-map", "max(420px, calc(100vh - 250px))")], id="sweep-body", className="stack"
-    )
+    body = html.Div([controls, hint, graph("sweep-map", TALL)], id="sweep-body", className="stack")
     return dmc.Stack([html.Div(id="sweep-empty"), body, dcc.Store(id="sweep-shown"), ticker("sweep")], gap="sm")
 
 

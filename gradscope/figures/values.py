@@ -52,12 +52,15 @@ def metric_of(run: Run, metric: str) -> MetricSpec:
 
 
 def axis_title(spec: MetricSpec) -> str:
-    """Return label and unit as an axis shows them.
+    """Return label and unit as an axis shows them, on two lines where one would be longer than the axis.
 
     >>> axis_title(MetricSpec("a", "Output gradient norm")), axis_title(MetricSpec("b", "Rate", unit="bit"))
     ('Output gradient norm', 'Rate (bit)')
     """
-    return spec.label if spec.unit in ("", "1") else f"{spec.label} ({spec.unit})"
+    if spec.unit in ("", "1"):
+        return spec.label
+    gap = " " if len(spec.label) + len(spec.unit) < 26 else "<br>"
+    return f"{spec.label}{gap}({spec.unit})"
 
 
 def value_axis(spec: MetricSpec, values: NDArray[np.float64]) -> dict[str, Any]:

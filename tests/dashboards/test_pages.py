@@ -121,8 +121,8 @@ def test_compared_runs_are_overlaid(source: Source) -> None:
 @pytest.mark.parametrize(
     ("state", "text"),
     [
-        (FlowState("nobody"), "no run 'nobody'; there are: plain, spoiled, sweep/"),
-        (FlowState("plain", ("nobody",)), "no run 'nobody'; there are: plain, spoiled, sweep/"),
+        (FlowState("nobody"), "no run 'nobody' among the 20 runs in /"),
+        (FlowState("plain", ("nobody",)), "no run 'nobody' among the 20 runs in /"),
     ],
 )
 def test_an_unknown_run_is_said(source: Source, state: FlowState, text: str) -> None:
