@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 from urllib.parse import parse_qs, urlencode
 
 
@@ -10,6 +11,7 @@ from urllib.parse import parse_qs, urlencode
 class RunsState:
     """The table: which runs are selected for comparison, and by which column it is sorted."""
 
+    PATH: ClassVar[str] = "/"
     compare: tuple[str, ...] = ()
     sort: str | None = None
     descending: bool = False
@@ -34,6 +36,10 @@ class RunsState:
         sort = f"{'-' if self.descending else ''}{self.sort}" if self.sort else None
         return _search([*(("compare", one) for one in self.compare), ("sort", sort)])
 
+    def href(self) -> str:
+        """Return the address of the page in this state, within the dashboard."""
+        return self.PATH + self.search()
+
 
 @dataclass(frozen=True)
 class FlowState:
@@ -43,6 +49,7 @@ class FlowState:
     moves on while the run grows.
     """
 
+    PATH: ClassVar[str] = "/flow"
     run: str | None = None
     compare: tuple[str, ...] = ()
     metric: str | None = None
@@ -73,11 +80,16 @@ class FlowState:
         compared = [("compare", one) for one in self.compare]
         return _search([("run", self.run), *compared, ("metric", self.metric), ("step", step)])
 
+    def href(self) -> str:
+        """Return the address of the page in this state, within the dashboard."""
+        return self.PATH + self.search()
+
 
 @dataclass(frozen=True)
 class SweepState:
     """The map of a sweep: configuration keys on its axes (None: chosen for you), and at which step."""
 
+    PATH: ClassVar[str] = "/sweep"
     x: str | None = None
     y: str | None = None
     facet: str | None = None
@@ -102,6 +114,10 @@ class SweepState:
         """
         at = "last" if self.last else None
         return _search([("x", self.x), ("y", self.y), ("facet", self.facet), ("at", at)])
+
+    def href(self) -> str:
+        """Return the address of the page in this state, within the dashboard."""
+        return self.PATH + self.search()
 
 
 def _query(search: str | None) -> dict[str, list[str]]:

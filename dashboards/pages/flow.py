@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from typing import Any
 
 import dash_mantine_components as dmc
@@ -15,28 +13,15 @@ from gradscope.dashboards.blocks import badge, choices, drawn, graph, howto, not
 from gradscope.dashboards.diagnosis import findings_panel
 from gradscope.dashboards.source import Source
 from gradscope.dashboards.state import FlowState
+from gradscope.dashboards.view import View, chosen, controls, settle
 from gradscope.errors import GradscopeError
 from gradscope.figures.gradient_flow import SIGNAL
-from gradscope.figures.values import nearest_step, recorded_steps
-from gradscope.runs import Run
+from gradscope.figures.values import nearest_step
 
-PATH = "/flow"
+PATH = FlowState.PATH
 MOST_COMPARED = 11
 GRAPHS = ("profile", "ledger", "heatmap", "timeline", "loss")
 CONTROLS = ("run", "compare", "metric", "step", "follow")
-
-
-@dataclass(frozen=True)
-class View:
-    """A state with everything in it settled: what the page is about to show."""
-
-    run: Run
-    name: str
-    others: dict[str, Run]
-    metric: str
-    steps: list[int]
-    step: int | None
-    follow: bool
 
 
 def layout() -> dmc.Stack:
@@ -87,65 +72,6 @@ def layout() -> dmc.Stack:
     )
     body = [html.Div(id="flow-head"), controls, html.Div(grid, id="flow-body"), dcc.Store(id="flow-shown")]
     return dmc.Stack([*body, ticker("flow")], gap="sm")
-
-
-def settle(source: Source, state: FlowState) -> View:
-    """Fill in what the state leaves open; UnknownNameError for a run or metric that does not exist."""
-    name = state.run or next(iter(source.runs))
-    run = source.run(name)
-    others = {other: source.run(other) for other in state.compare if other != name}
-    metric = state.metric or (SIGNAL if SIGNAL in run.metrics else next(iter(run.metrics), SIGNAL))
-    steps = recorded_steps(run, metric)
-    step = None
-    if steps:
-        step = steps[-1] if state.step is None else nearest_step(run, state.step, metric)
-    return View(run, name, others, metric, steps, step, state.step is None)
-
-
-def chosen(state: FlowState, trigger: str | None, values: Mapping[str, Any]) -> FlowState:
-    """Return the state after the control ``trigger`` was moved; unchanged for any other trigger."""
-    if trigger == "run" and values["run"]:
-        compare = tuple(one for one in state.compare if one != values["run"])
-        return replace(state, run=values["run"], compare=compare)
-    if trigger == "compare":
-        return replace(state, compare=tuple(values["compare"] or ()))
-    if trigger == "metric" and values["metric"]:
-        return replace(state, metric=values["metric"])
-    if trigger == "step":
-        return replace(state, step=int(values["step"]))
-    if trigger == "follow":
-        return replace(state, step=None if values["follow"] else int(values["step"]))
-    return state
-
-
-def metric_choices(run: Run) -> list[dict[str, Any]]:
-    """Return the recorded metrics by group."""
-    groups: dict[str, list[dict[str, str]]] = {}
-    for name, spec in run.metrics.items():
-        groups.setdefault(spec.group.capitalize(), []).append({"value": name, "label": spec.label})
-    return [{"group": group, "items": items} for group, items in groups.items()]
-
-
-def controls(source: Source, view: View) -> dict[str, Any]:
-    """Return the properties of the controls that show a view."""
-    names = list(source.runs)
-    low, high = (view.steps[0], view.steps[-1]) if view.steps else (0, 1)
-    count = f"{view.step} of {low} to {high}" if view.steps else "none recorded yet"
-    return {
-        "run_data": choices(names),
-        "run": view.name,
-        "compare_data": choices([name for name in names if name != view.name]),
-        "compare": list(view.others),
-        "metric_data": metric_choices(view.run),
-        "metric": view.metric,
-        "min": low,
-        "max": max(high, low + 1),
-        "by": max(1, view.run.every),
-        "disabled": len(view.steps) < 2,
-        "step": view.step if view.step is not None else low,
-        "step_text": count,
-        "follow": view.follow,
-    }
 
 
 def content(view: View, theme: str) -> dict[str, Any]:
@@ -273,7 +199,7 @@ def register(app: Dash, source: Source) -> None:
         moved = [name for name in CONTROLS if shown and values[name] != shown["set"].get(name)]
         if path != PATH or not moved:
             raise PreventUpdate
-        return PATH + chosen(FlowState.parse(search), moved[0], values).search()
+        return chosen(FlowState.parse(search), moved[0], values).href()
 
 
 def news(source: Source, state: FlowState, theme: str) -> str:

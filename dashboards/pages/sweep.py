@@ -11,13 +11,12 @@ from dash.exceptions import PreventUpdate
 
 from gradscope import figures
 from gradscope.dashboards.blocks import choices, drawn, graph, howto, ticker
-from gradscope.dashboards.pages import flow
 from gradscope.dashboards.source import Source
 from gradscope.dashboards.state import FlowState, SweepState
 from gradscope.errors import GradscopeError
-from gradscope.figures.sweep_grid import axes_of, varying
+from gradscope.figures.sweep_cells import axes_of, varying
 
-PATH = "/sweep"
+PATH = SweepState.PATH
 TALL = "max(420px, calc(100vh - 250px))"
 AXES = {"x": "Across", "y": "Up", "facet": "Small multiples"}
 
@@ -138,7 +137,7 @@ def register(app: Dash, source: Source) -> None:
     def choose(axes: dict[str, str | None], at: str, shown: dict[str, Any] | None, path: str, search: str) -> str:
         if path != PATH or not shown or (axes == shown["axes"] and at == shown["at"]):
             raise PreventUpdate
-        return PATH + chosen(SweepState.parse(search), axes, at, shown).search()
+        return chosen(SweepState.parse(search), axes, at, shown).href()
 
     @app.callback(
         Output("sweep-open", "data"),
@@ -151,4 +150,4 @@ def register(app: Dash, source: Source) -> None:
         if name is None:
             raise PreventUpdate
         # Forgetting the click lets the same cell be clicked again after coming back.
-        return flow.PATH + FlowState(name).search(), None
+        return FlowState(name).href(), None

@@ -8,7 +8,8 @@ from gradscope.figures.layer_step import HeatmapFrame, heatmap, heatmap_frame
 from gradscope.figures.ledger_bars import ledger, ledger_frame
 from gradscope.figures.loss_curve import loss, loss_frame
 from gradscope.figures.style import CONFIG, message, template
-from gradscope.figures.sweep_grid import sweep_map, sweep_map_frame
+from gradscope.figures.sweep_cells import sweep_map_frame
+from gradscope.figures.sweep_grid import sweep_map
 
 __all__ = [
     "CONFIG",

@@ -11,9 +11,9 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from gradscope.errors import GradscopeError
+from gradscope.figures import axes, style, wording
 from gradscope.figures import marks as mk
-from gradscope.figures import style
-from gradscope.figures.values import RunsLike, at_least_one, metric_of, names_by_depth, nearest_step, value_axis
+from gradscope.figures.values import RunsLike, at_least_one, metric_of, names_by_depth, nearest_step
 from gradscope.spec import MetricSpec
 
 if TYPE_CHECKING:
@@ -76,9 +76,9 @@ def gradient_flow(run: RunsLike, step: int | None = None, metric: str = SIGNAL, 
     frames = [gradient_flow_frame(one, at, metric) for one, at in zip(runs, steps, strict=True)]
     found = mk.kinds(frame["mark"].to_numpy() for frame in frames)
     figure = style.empty_figure(f"{spec.label} over depth", _subtitle(names, runs, shown, metric), theme)
-    shown_names = style.distinct(names)
+    shown_names = wording.distinct(names)
     for index, (one, at, frame) in enumerate(zip(shown_names, steps, frames, strict=True)):
-        name = style.short(one) + ("" if at == shown else f" · step {at}")
+        name = wording.short(one) + ("" if at == shown else f" · step {at}")
         if metric == SIGNAL:
             _add_decay(figure, runs[index], at, index, theme)
             name += "" if len(runs) == 1 else f" · {rate_text(_decay(runs[index], at))}"
@@ -88,7 +88,7 @@ def gradient_flow(run: RunsLike, step: int | None = None, metric: str = SIGNAL, 
     _axes(figure, spec, frames)
     mk.add_strip(figure, found, theme)
     figure.update_layout(showlegend=len(runs) > 1 or bool(found), uirevision=f"{names}{metric}")
-    figure.update_layout(legend=style.legend_columns(shown_names))
+    figure.update_layout(legend=axes.legend_columns(shown_names))
     figure.update_layout(margin={"t": 82 if len(runs) == 1 and metric == SIGNAL else 64})
     return figure
 
@@ -104,13 +104,13 @@ def _decay(run: Run, step: int) -> Decay | None:
 def rate_text(decay: Decay | None) -> str:
     """Write a decay rate as a legend shows it."""
     known = decay is not None and not math.isnan(decay.rate)
-    return style.number(decay.rate) if decay is not None and known else "no decay rate"
+    return wording.number(decay.rate) if decay is not None and known else "no decay rate"
 
 
 def _subtitle(names: Sequence[str], runs: Sequence[Run], step: int, metric: str) -> str:
     if len(runs) > 1:
         return f"{len(runs)} runs at step {step}" + ("; decay per layer" if metric == SIGNAL else "")
-    start = f"{style.short(names[0], 60)}, step {step}"
+    start = f"{wording.short(names[0], 60)}, step {step}"
     return start if metric != SIGNAL else f"{start}<br>{_decay_text(_decay(runs[0], step))}"
 
 
@@ -119,8 +119,8 @@ def _decay_text(decay: Decay | None) -> str:
         return "no decay rate (too few or undefined values)"
     if decay.rate == 0:
         return "the output gradient of the lowest layer is exactly zero"
-    between = f" [{style.number(decay.low)}, {style.number(decay.high)}]" if math.isfinite(decay.low) else ""
-    total = f"{style.number(decay.decades)} decades over {decay.layers} layers"
+    between = f" [{wording.number(decay.low)}, {wording.number(decay.high)}]" if math.isfinite(decay.low) else ""
+    total = f"{wording.number(decay.decades)} decades over {decay.layers} layers"
     return f"decay {rate_text(decay)} per layer{between}, {total}"
 
 
@@ -174,5 +174,5 @@ def _add_marks(
 def _axes(figure: go.Figure, spec: MetricSpec, frames: list[pd.DataFrame]) -> None:
     rows = pd.concat(frames)
     last = int(rows["depth"].max()) if len(rows) else 1
-    figure.update_xaxes(**style.depth_axis(last))
-    figure.update_yaxes(**value_axis(spec, rows.loc[rows["mark"] == mk.PLAIN, "value"].to_numpy(np.float64)))
+    figure.update_xaxes(**axes.depth_axis(last))
+    figure.update_yaxes(**axes.value_axis(spec, rows.loc[rows["mark"] == mk.PLAIN, "value"].to_numpy(np.float64)))

@@ -11,11 +11,11 @@ import pandas as pd
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
+from gradscope.figures import axes, style, wording
 from gradscope.figures import marks as mk
-from gradscope.figures import style
 from gradscope.figures.decimate import LINE_POINTS, broken, column_of, line_points
 from gradscope.figures.layer_step import heights_of
-from gradscope.figures.values import Grid, grid, metric_of, value_axis
+from gradscope.figures.values import Grid, grid, metric_of
 
 if TYPE_CHECKING:
     from gradscope.runs import Run
@@ -84,7 +84,7 @@ def timeline(run: Run, metric: str = "output_grad_norm", *, theme: str = "light"
     spec = metric_of(run, metric)
     lines, marked = timeline_frame(run, metric), marks_frame(run, metric)
     found = mk.kinds([marked["mark"].to_numpy(np.int8)])
-    text = f"{style.short(run.name, 48)}, {len(lines)} layers"
+    text = f"{wording.short(run.name, 48)}, {len(lines)} layers"
     figure = style.empty_figure(f"{spec.label} over steps", text, theme)
     for line, colour in zip(lines, style.depth_colours(len(lines), theme), strict=True):
         _add_line(figure, line, colour)
@@ -92,7 +92,7 @@ def timeline(run: Run, metric: str = "output_grad_norm", *, theme: str = "light"
     _add_depth_bar(figure, [line.depth for line in lines], theme)
     figure.update_xaxes(title_text="Step")
     drawn = np.concatenate([line.values for line in lines]) if lines else np.zeros(0)
-    figure.update_yaxes(**value_axis(spec, drawn))
+    figure.update_yaxes(**axes.value_axis(spec, drawn))
     mk.add_strip(figure, found, theme)
     figure.update_layout(showlegend=bool(found), uirevision=f"{run.name}{metric}", hovermode="closest")
     return figure
@@ -129,7 +129,7 @@ def _add_depth_bar(figure: go.Figure, depths: list[int], theme: str) -> None:
     """Explain the colours of the lines by a bar, for a legend of a hundred layers cannot be read."""
     if len(depths) < 2:
         return
-    bar = style.colour_bar("Depth") | {"tickformat": "d"}
+    bar = axes.colour_bar("Depth") | {"tickformat": "d"}
     scale = {"colorscale": style.depth_scale(theme), "cmin": min(depths), "cmax": max(depths)}
     if max(depths) - min(depths) < 8:
         bar["dtick"] = 1

@@ -9,10 +9,10 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
+from gradscope.figures import axes, style, wording
 from gradscope.figures import marks as mk
-from gradscope.figures import style
 from gradscope.figures.decimate import COLUMNS, bin_columns
-from gradscope.figures.values import Grid, axis_title, grid, metric_of
+from gradscope.figures.values import Grid, grid, metric_of
 from gradscope.spec import MetricSpec
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def heatmap(run: Run, metric: str = "output_grad_norm", *, theme: str = "light")
 
 def _subtitle(run: Run, frame: HeatmapFrame, recorded: int) -> str:
     merged = "" if recorded == len(frame.steps) else f" in {len(frame.steps)} columns, extremes kept"
-    return f"{style.short(run.name, 48)}, {recorded} recorded steps{merged}"
+    return f"{wording.short(run.name, 48)}, {recorded} recorded steps{merged}"
 
 
 def _add_cells(figure: go.Figure, frame: HeatmapFrame, spec: MetricSpec, theme: str) -> None:
@@ -93,7 +93,7 @@ def _add_cells(figure: go.Figure, frame: HeatmapFrame, spec: MetricSpec, theme: 
         y=frame.depths,
         z=frame.heights,
         colorscale=style.SEQUENTIAL,
-        colorbar=_colour_bar(frame.heights, axis_title(spec), log),
+        colorbar=_colour_bar(frame.heights, axes.axis_title(spec), log),
         customdata=_names(frame),
         hovertemplate="%{customdata}, depth %{y}<br>step %{x}<br>" + shown + "<extra></extra>",
         hoverongaps=False,
@@ -114,36 +114,11 @@ def _colour_range(heights: NDArray[np.float32]) -> dict[str, float]:
 
 
 def _colour_bar(heights: NDArray[np.float32], title: str, log: bool) -> dict[str, object]:
-    bar: dict[str, object] = style.colour_bar(title)
+    bar: dict[str, object] = axes.colour_bar(title)
     plain = heights[np.isfinite(heights)]
     if log and len(plain):
-        bar |= log_ticks(float(plain.min()), float(plain.max()))
+        bar |= axes.log_ticks(float(plain.min()), float(plain.max()))
     return bar
-
-
-def log_ticks(low: float, high: float, most: int = 7) -> dict[str, object]:
-    """Return ticks at whole powers of ten between two logarithms; plain numbers where fewer than two fit.
-
-    >>> log_ticks(-3.2, 0.1)["ticktext"]
-    ['10<sup>−3</sup>', '10<sup>−2</sup>', '10<sup>−1</sup>', '1']
-    >>> log_ticks(0.1, 0.35)["ticktext"]
-    ['1.26', '1.5', '1.78', '2.24']
-    """
-    first, last = int(np.ceil(low)), int(np.floor(high))
-    if last - first < 1:
-        values = [low + (high - low) * share for share in (0.0, 0.3, 0.6, 1.0)]
-        return {"tickvals": values, "ticktext": [f"{10**value:.3g}" for value in values]}
-    powers = list(range(first, last + 1, -(-(last - first + 1) // most)))
-    return {"tickvals": powers, "ticktext": [power_text(power) for power in powers]}
-
-
-def power_text(power: int) -> str:
-    """Write a power of ten for an axis.
-
-    >>> power_text(-4), power_text(0)
-    ('10<sup>−4</sup>', '1')
-    """
-    return "1" if power == 0 else f"10<sup>{power}</sup>".replace("-", "−")
 
 
 def _add_flat(figure: go.Figure, frame: HeatmapFrame, mark: mk.Mark, theme: str) -> None:
@@ -166,4 +141,4 @@ def _add_flat(figure: go.Figure, frame: HeatmapFrame, mark: mk.Mark, theme: str)
 def _axes(figure: go.Figure, frame: HeatmapFrame) -> None:
     last = int(frame.depths[-1]) if len(frame.depths) else 1
     figure.update_xaxes(title_text="Step", showgrid=False, ticks="outside")
-    figure.update_yaxes(title_text="Depth (1 = first layer)", showgrid=False, **style.depth_ticks(last))
+    figure.update_yaxes(title_text="Depth (1 = first layer)", showgrid=False, **axes.depth_ticks(last))

@@ -9,8 +9,8 @@ import pandas as pd
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
+from gradscope.figures import axes, style, wording
 from gradscope.figures import marks as mk
-from gradscope.figures import style
 from gradscope.figures.gradient_flow import SIGNAL
 from gradscope.figures.values import names_by_depth, nearest_step
 
@@ -63,7 +63,7 @@ def ledger(run: Run, step: int | None = None, *, theme: str = "light") -> go.Fig
     """
     frame = ledger_frame(run, step)
     shown = nearest_step(run, step, SIGNAL)
-    figure = style.empty_figure("Ledger of the error signal", f"{style.short(run.name, 48)}, step {shown}", theme)
+    figure = style.empty_figure("Ledger of the error signal", f"{wording.short(run.name, 48)}, step {shown}", theme)
     found = mk.kinds(frame[f"{gain}_mark"].to_numpy() for gain in GAINS)
     figure.add_scatter(
         x=frame["depth"],
@@ -124,7 +124,7 @@ def _axes(figure: go.Figure, frame: pd.DataFrame, found: list[mk.Mark], theme: s
     middle = floor + 0.5 * (1 - floor)
     last = int(frame["depth"].max()) if len(frame) else 1
     mk.add_strip(figure, found, theme)
-    figure.update_xaxes(anchor="y2" if found else "y3", **style.depth_axis(last))
+    figure.update_xaxes(anchor="y2" if found else "y3", **axes.depth_axis(last))
     zero = {"zeroline": True, "zerolinewidth": 1, "zerolinecolor": "#888888"}
     figure.update_layout(
         yaxis={"domain": [middle + 0.04, 1.0], "title": {"text": "Cumulative<br>(decades)"}, **zero},

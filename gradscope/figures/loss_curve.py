@@ -9,8 +9,8 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from gradscope.errors import unknown_name
+from gradscope.figures import axes, style, wording
 from gradscope.figures import marks as mk
-from gradscope.figures import style
 from gradscope.figures.decimate import broken, line_points
 from gradscope.figures.values import RunsLike, at_least_one
 
@@ -53,16 +53,16 @@ def loss(run: RunsLike, scalar: str = "loss", *, theme: str = "light") -> go.Fig
         theme: ``light`` or ``dark``.
     """
     given, runs = zip(*at_least_one(run), strict=True)
-    names = style.distinct(given)
+    names = wording.distinct(given)
     logged = [(index, one) for index, one in enumerate(runs) if (one.scalars["name"] == scalar).any()]
     if not logged:
         raise unknown_name("scalar", scalar, sorted({name for one in runs for name in one.scalars["name"]}))
     frames = {index: loss_frame(one, scalar) for index, one in logged}
     found = mk.kinds(frame["mark"].to_numpy(np.int8) for frame in frames.values())
-    text = style.short(names[0], 48) if len(runs) == 1 else f"{len(logged)} runs"
+    text = wording.short(names[0], 48) if len(runs) == 1 else f"{len(logged)} runs"
     figure = style.empty_figure(f"{scalar.capitalize()} over steps", text, theme)
     for index, frame in frames.items():
-        _add_curve(figure, frame, style.short(names[index]), index, theme)
+        _add_curve(figure, frame, wording.short(names[index]), index, theme)
         for mark in found:
             rows = frame[frame["mark"] == mark.code]
             hover = [f"{names[index]}<br>step {step:g}" for step in rows["step"]]
@@ -72,7 +72,7 @@ def loss(run: RunsLike, scalar: str = "loss", *, theme: str = "light") -> go.Fig
     figure.update_yaxes(title_text=scalar.capitalize())
     mk.add_strip(figure, found, theme)
     figure.update_layout(showlegend=len(runs) > 1 or bool(found), uirevision=f"{names}{scalar}")
-    figure.update_layout(legend=style.legend_columns(names))
+    figure.update_layout(legend=axes.legend_columns(names))
     return figure
 
 

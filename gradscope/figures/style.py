@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,6 +9,7 @@ import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 
 from gradscope.errors import InvalidValueError
+from gradscope.figures import wording
 
 Theme = Literal["light", "dark"]
 
@@ -121,7 +119,7 @@ def message(title: str, text: str, theme: str = "light") -> go.Figure:
     figure = empty_figure(title, "", theme)
     figure.update_layout(xaxis={"visible": False}, yaxis={"visible": False})
     where = {"x": 0.5, "y": 0.5, "xref": "paper", "yref": "paper", "showarrow": False}
-    figure.add_annotation(text="<br>".join(wrap(text)), font={"size": 13, "color": ink(theme).faint}, **where)
+    figure.add_annotation(text="<br>".join(wording.wrap(text)), font={"size": 13, "color": ink(theme).faint}, **where)
     return figure
 
 
@@ -137,12 +135,6 @@ def depth_scale(theme: str) -> list[list[Any]]:
     return [[index / 10, colour] for index, colour in enumerate(depth_colours(11, theme))]
 
 
-def colour_bar(title: str) -> dict[str, Any]:
-    """Return the settings that colour bars share."""
-    heading = {"text": title, "side": "right", "font": {"size": 13}}
-    return {"title": heading, "thickness": 14, "outlinewidth": 0}
-
-
 def run_colour(index: int, theme: str) -> str:
     """Return the colour of the run with that place in a comparison."""
     colour = QUALITATIVE[index % len(QUALITATIVE)]
@@ -152,101 +144,3 @@ def run_colour(index: int, theme: str) -> str:
 def run_dash(index: int) -> str:
     """Return the dash of the run with that place in a comparison: another one when the colours begin anew."""
     return ("solid", "dash", "dot")[index // len(QUALITATIVE) % 3]
-
-
-def legend_columns(names: Sequence[str]) -> dict[str, Any]:
-    """Return the legend's layout: two columns where several long names would fill a row each."""
-    wide = len(names) > 2 and max(map(len, names)) > 16
-    return {"entrywidthmode": "fraction", "entrywidth": 0.49} if wide else {}
-
-
-def distinct(names: Sequence[str]) -> list[str]:
-    """Drop from several names the parts, between commas and slashes, that all of them share.
-
-    Of a part such as ``init=xavier`` the word alone says enough; numbers keep their key.
-
-    >>> distinct(["depth=8,init=xavier,seed=0", "depth=9,init=kaiming,seed=0"])
-    ['depth=8, xavier', 'depth=9, kaiming']
-    >>> distinct(["a"])
-    ['a']
-    """
-    parts = [re.split(r"[,/]", name) for name in names]
-    shared = set.intersection(*map(set, parts)) if len(names) > 1 else set()
-    if not shared:
-        return list(names)
-    own = [[re.sub(r"^\w+=(?=[A-Za-z])", "", part) for part in one if part not in shared] for one in parts]
-    return [", ".join(one) or name for one, name in zip(own, names, strict=True)]
-
-
-def depth_ticks(last: int) -> dict[str, Any]:
-    """Return ticks at whole depths only: one at layer 2.5 would name a layer that does not exist."""
-    return {"dtick": 1} if last <= 20 else {"nticks": 12, "tickformat": "d"}
-
-
-def depth_axis(last: int) -> dict[str, Any]:
-    """Return the settings of an axis of depths from 1 to ``last``."""
-    edge = 0.5 + 0.02 * last
-    return {"title": {"text": "Depth (1 = first layer)"}, "range": [1 - edge, last + edge], **depth_ticks(last)}
-
-
-def log_axis(low: float, high: float) -> dict[str, Any]:
-    """Return the settings of a log axis for values from ``low`` to ``high``: labels at powers of ten.
-
-    Over less than a decade and a half plotly's own ticks (2, 5) are needed.
-    """
-    decades = math.log10(high / low) if 0 < low <= high < math.inf else 0.0
-    if decades < 1.5:
-        return {"type": "log"}
-    return {"type": "log", "dtick": max(1, math.ceil(decades / 7))}
-
-
-def short(text: str, limit: int = 34) -> str:
-    """Shorten a long name in its middle, where names of a sweep differ least.
-
-    >>> short("depth=32,activation=sigmoid,init=xavier_uniform,seed=2", 30)
-    'depth=32,activa…r_uniform,seed=2'
-    """
-    if len(text) <= limit:
-        return text
-    half = limit // 2
-    return f"{text[:half]}…{text[-half - 1 :]}"
-
-
-def number(value: float) -> str:
-    """Write a number for people: three figures, powers of ten as such.
-
-    >>> number(0.23512), number(4.02e-12), number(0.0), number(float("nan")), number(1.0)
-    ('0.235', '4.02×10⁻¹²', '0', 'not a number', '1')
-    """
-    if math.isnan(value):
-        return "not a number"
-    if math.isinf(value):
-        return "∞" if value > 0 else "−∞"
-    if value == 0 or 1e-3 <= abs(value) < 1e5:
-        return f"{value:.3g}".replace("-", "−")
-    mantissa, exponent = f"{value:.2e}".split("e")
-    return f"{mantissa.rstrip('0').rstrip('.')}×10{superscript(int(exponent))}".replace("-", "−")
-
-
-def superscript(value: int) -> str:
-    """Write an integer in superscript digits.
-
-    >>> superscript(-12)
-    '⁻¹²'
-    """
-    return str(value).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
-
-
-def wrap(text: str, width: int = 60) -> list[str]:
-    """Break a text into lines of at most ``width`` characters, at spaces.
-
-    >>> wrap("one two three", 8)
-    ['one two', 'three']
-    """
-    lines: list[str] = []
-    for word in text.split():
-        if lines and len(lines[-1]) + 1 + len(word) <= width:
-            lines[-1] += f" {word}"
-        else:
-            lines.append(word)
-    return lines

@@ -3,120 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from gradscope.errors import GradscopeError, unknown_name
+from gradscope.figures import axes, style, wording
 from gradscope.figures import marks as mk
-from gradscope.figures import style
-from gradscope.figures.layer_step import power_text
-from gradscope.figures.values import RunsLike, named, recorded_steps
-
-if TYPE_CHECKING:
-    from gradscope.runs import Run
-
-PREFERRED = {"x": "depth", "y": "init", "facet": "activation"}
-ASIDE = ("seed",)
-
-
-def varying(runs: Iterable[Run], aside: Sequence[str] = ASIDE) -> list[str]:
-    """Return the configuration keys with more than one value among the runs, those ``aside`` left out."""
-    values: dict[str, set[str]] = {}
-    for run in runs:
-        for key, value in run.config.items():
-            values.setdefault(key, set()).add(str(value))
-    return sorted(key for key, found in values.items() if len(found) > 1 and key not in aside)
-
-
-def axes_of(runs: Sequence[Run], chosen: Mapping[str, str | None]) -> dict[str, str | None]:
-    """Return the configuration keys on x, y and the small multiples, filled in where none was chosen.
-
-    Depth, init and activation come first where they vary, then whatever varies. UnknownNameError names the
-    keys there are.
-    """
-    keys = sorted({key for run in runs for key in run.config})
-    taken: dict[str, str | None] = {}
-    for axis, key in chosen.items():
-        if key is not None and key not in keys:
-            raise unknown_name("configuration key", key, keys)
-        taken[axis] = key
-    free = [key for key in varying(runs) if key not in taken.values()]
-    for axis, favourite in PREFERRED.items():
-        if taken.get(axis) is None and favourite in free:
-            taken[axis] = favourite
-            free.remove(favourite)
-    for axis in PREFERRED:
-        if taken.get(axis) is None:
-            taken[axis] = free.pop(0) if free else None
-    return {axis: taken[axis] for axis in PREFERRED}
-
-
-def sweep_map_frame(
-    runs: RunsLike,
-    *,
-    x: str | None = None,
-    y: str | None = None,
-    facet: str | None = None,
-    last: bool = False,
-) -> pd.DataFrame:
-    """Return one row per cell of the map.
-
-    Returns:
-        Columns x, y, facet (values of the configuration keys that ``frame.attrs["axes"]`` names), rate
-        (median decay per layer over the runs of the cell), mark (a rate of exactly zero, or one that is not a
-        number), runs (how many) and run (the name of the one whose decay is the median, for a click).
-    """
-    listed = named(runs)
-    axes = axes_of([run for _, run in listed], {"x": x, "y": y, "facet": facet})
-    rows = [
-        {axis: _value(run, key) for axis, key in axes.items()} | {"run": name, "rate": decay_rate(run, last)}
-        for name, run in listed
-    ]
-    table = pd.DataFrame(rows, columns=[*axes, "run", "rate"])
-    cells = [_cell(key, group) for key, group in table.groupby(list(axes), sort=False)]
-    frame = pd.DataFrame(cells, columns=[*axes, "rate", "mark", "runs", "run"])
-    frame.attrs["axes"] = axes
-    return frame
-
-
-def _value(run: Run, key: str | None) -> Any:
-    value = run.config.get(key, "—") if key else ""
-    return value if isinstance(value, int | float | str) and not isinstance(value, bool) else str(value)
-
-
-def decay_rate(run: Run, last: bool = False) -> float:
-    """Return the decay of a run at its first or last recorded step; NaN where it has none."""
-    try:
-        steps = recorded_steps(run, "output_grad_norm")
-        return float(run.decay(steps[-1 if last else 0]).rate) if steps else math.nan
-    except GradscopeError:
-        return math.nan
-
-
-def _cell(key: Any, group: pd.DataFrame) -> dict[str, Any]:
-    ordered = group.sort_values(["rate", "run"], na_position="last", ignore_index=True)
-    known = int(ordered["rate"].notna().sum())
-    below = (max(known, 1) - 1) // 2
-    rates = ordered["rate"].to_numpy(np.float64)
-    # Of an even number the geometric mean of the middle two: rates are factors.
-    rate = float(rates[below] if known % 2 else np.sqrt(rates[below] * rates[known // 2 % len(rates)]))
-    mark = int(mk.classify(np.array([rate]), log=True)[0])
-    axes = dict(zip(("x", "y", "facet"), key, strict=True))
-    return axes | {"rate": rate, "mark": mark, "runs": len(group), "run": ordered["run"][below]}
-
-
-def in_order(values: Iterable[Any]) -> list[Any]:
-    """Return distinct values, numbers before words, each in their order.
-
-    >>> in_order([8, "relu", 2, 8, "elu"])
-    [2, 8, 'elu', 'relu']
-    """
-    return sorted(set(values), key=lambda one: (isinstance(one, str), 0 if isinstance(one, str) else one, str(one)))
+from gradscope.figures.sweep_cells import in_order, sweep_map_frame
+from gradscope.figures.values import RunsLike
 
 
 def sweep_map(
@@ -144,8 +42,8 @@ def sweep_map(
     facets = in_order(frame["facet"])
     columns = min(len(facets), 4)
     lines = -(-len(facets) // columns)
-    axes = frame.attrs["axes"]
-    heads = [str(one) if axes["facet"] else "" for one in facets]
+    keys = frame.attrs["axes"]
+    heads = [str(one) if keys["facet"] else "" for one in facets]
     figure = make_subplots(
         lines, columns, subplot_titles=heads, horizontal_spacing=0.02, vertical_spacing=0.1,
         shared_xaxes="all", shared_yaxes="all",
@@ -154,7 +52,7 @@ def sweep_map(
     for index, value in enumerate(facets):
         where = (index // columns + 1, index % columns + 1)
         _add_map(figure, frame, value, where, found, theme)
-    _style(figure, frame, axes, columns, lines, last, theme)
+    _style(figure, frame, keys, columns, lines, last, theme)
     for mark in found:
         mk.add_legend(figure, mark, "square", theme, _legend(mark))
     return figure
@@ -188,7 +86,7 @@ def _add_map(
         "xgap": 2,
         "ygap": 2,
     }
-    text = [[cell_text(one) if math.isfinite(one) else "" for one in row] for row in plain]
+    text = [[wording.cell_text(one) if math.isfinite(one) else "" for one in row] for row in plain]
     where_to = {"row": where[0], "col": where[1]}
     figure.add_heatmap(
         z=np.log10(plain), coloraxis="coloraxis", text=text, texttemplate="%{text}", **shared, **where_to
@@ -216,14 +114,14 @@ def _hover(cells: pd.DataFrame, row: Any, column: Any) -> str:
         return ""
     cell = cells.loc[(row, column)]
     several = f"median of {cell['runs']} runs" if cell["runs"] > 1 else "one run"
-    rate = "no decay rate" if math.isnan(cell["rate"]) else f"decay {style.number(cell['rate'])} per layer"
+    rate = "no decay rate" if math.isnan(cell["rate"]) else f"decay {wording.number(cell['rate'])} per layer"
     return f"{row}, {column}<br>{rate}<br>{several}"
 
 
 def _style(
     figure: go.Figure,
     frame: pd.DataFrame,
-    axes: Mapping[str, str | None],
+    keys: Mapping[str, str | None],
     columns: int,
     lines: int,
     last: bool,
@@ -241,7 +139,7 @@ def _style(
             "colorscale": style.DIVERGING,
             "cmin": -reach,
             "cmax": reach,
-            "colorbar": style.colour_bar("Decay per layer") | _ticks(reach),
+            "colorbar": axes.colour_bar("Decay per layer") | _ticks(reach),
         },
         margin={"t": 96},
         showlegend=True,
@@ -250,9 +148,9 @@ def _style(
     figure.update_yaxes(type="category", showgrid=False, autorange="reversed")
     figure.update_annotations(font_size=13)
     for column in range(1, columns + 1):
-        figure.update_xaxes(title_text=axes["x"] or "", row=lines, col=column)
+        figure.update_xaxes(title_text=keys["x"] or "", row=lines, col=column)
     for line in range(1, lines + 1):
-        figure.update_yaxes(title_text=axes["y"] or "", row=line, col=1)
+        figure.update_yaxes(title_text=keys["y"] or "", row=line, col=1)
 
 
 def _ticks(reach: float) -> dict[str, list[Any]]:
@@ -278,15 +176,4 @@ def _ticks(reach: float) -> dict[str, list[Any]]:
 def _power_ticks(reach: float) -> dict[str, list[Any]]:
     stride = max(1, int(reach // 3))
     powers = [stride * index for index in range(-int(reach // stride), int(reach // stride) + 1)]
-    return {"tickvals": powers, "ticktext": [power_text(power) for power in powers]}
-
-
-def cell_text(rate: float) -> str:
-    """Write a rate into a cell.
-
-    >>> cell_text(0.2349), cell_text(1.0), cell_text(3e-7)
-    ('0.235', '1.00', '3×10⁻⁷')
-    """
-    if not 0.001 <= rate < 100:
-        return style.number(rate)
-    return f"{rate:.3f}" if rate < 0.9995 else f"{rate:.2f}"
+    return {"tickvals": powers, "ticktext": [wording.power_text(power) for power in powers]}

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gradscope.errors import InvalidValueError, unknown_name
 from gradscope.figures.marks import classify
-from gradscope.figures.style import log_axis
 from gradscope.spec import MetricSpec
 
 if TYPE_CHECKING:
@@ -49,34 +48,6 @@ def metric_of(run: Run, metric: str) -> MetricSpec:
     if metric not in run.metrics:
         raise unknown_name("metric", metric, run.metrics)
     return run.metrics[metric]
-
-
-def axis_title(spec: MetricSpec) -> str:
-    """Return label and unit as an axis shows them, on two lines where one would be longer than the axis.
-
-    >>> axis_title(MetricSpec("a", "Output gradient norm")), axis_title(MetricSpec("b", "Rate", unit="bit"))
-    ('Output gradient norm', 'Rate (bit)')
-    """
-    if spec.unit in ("", "1"):
-        return spec.label
-    gap = " " if len(spec.label) + len(spec.unit) < 26 else "<br>"
-    return f"{spec.label}{gap}({spec.unit})"
-
-
-def value_axis(spec: MetricSpec, values: NDArray[np.float64]) -> dict[str, Any]:
-    """Return title, scale and range of the axis of a metric; ``values`` are the plain ones to be drawn.
-
-    A metric with two bounds shows its whole range, so that 0.02 and 0.98 look as far apart as they are.
-    """
-    low, high = spec.bounds
-    plain = values[np.isfinite(values)]
-    settings: dict[str, Any] = {"type": spec.scale, "title": {"text": axis_title(spec)}}
-    if spec.scale == "log" and len(plain):
-        settings |= log_axis(float(plain.min()), float(plain.max()))
-    if spec.scale == "linear" and low is not None and high is not None:
-        margin = 0.03 * (high - low)
-        settings["range"] = [low - margin, high + margin]
-    return settings
 
 
 def names_by_depth(run: Run) -> dict[int, str]:

@@ -8,7 +8,7 @@ import synthetic_runs
 from dash import no_update
 from dash.development.base_component import Component
 
-from gradscope.dashboards import create_app
+from gradscope.dashboards import create_app, table, view
 from gradscope.dashboards.app import shell, visible
 from gradscope.dashboards.pages import flow, runs, sweep
 from gradscope.dashboards.source import Source
@@ -24,20 +24,20 @@ def words(component: Any) -> str:
 
 
 def test_the_table_has_a_row_per_run(source: Source) -> None:
-    table = {row["name"]: row for row in runs.rows(source)}
-    assert set(table) == set(source.runs)
-    plain = table["plain"]
+    by_name = {row["name"]: row for row in table.rows(source)}
+    assert set(by_name) == set(source.runs)
+    plain = by_name["plain"]
     assert plain["decay"] == pytest.approx(0.5)
     assert plain["decay_text"] == "0.5 [0.5, 0.5]"
     assert (plain["depth"], plain["activation"], plain["status"]) == (8, "tanh", "finished")
     assert plain["href"] == "/flow?run=plain"
     assert plain["final_loss"] == source.runs["plain"].final("loss")
-    assert (table["spoiled"]["decay"], table["spoiled"]["decades_text"]) == (0.0, "−∞")
-    json.dumps(list(table.values()), allow_nan=False)
+    assert (by_name["spoiled"]["decay"], by_name["spoiled"]["decades_text"]) == (0.0, "−∞")
+    json.dumps(list(by_name.values()), allow_nan=False)
 
 
 def test_columns_follow_the_configuration(source: Source) -> None:
-    defs = runs.columns(runs.rows(source), RunsState(sort="decay", descending=True))
+    defs = table.columns(table.rows(source), RunsState(sort="decay", descending=True))
     assert [one["headerName"] for one in defs] == [
         "Run", "Status", "Decay per layer", "Decades", "Final loss", "depth", "activation", "init", "seed",
     ]  # fmt: skip
@@ -60,15 +60,15 @@ def test_a_run_that_cannot_be_read_is_a_row(tmp_path: Path) -> None:
     (tmp_path / "description" / "run.json").write_text("{")
     for part in (tmp_path / "parts" / "layers").glob("*.parquet"):
         part.write_bytes(b"no parquet")
-    table = {row["name"]: row for row in runs.rows(Source(str(tmp_path)))}
-    assert {name: row["status"] for name, row in table.items()} == {
+    by_name = {row["name"]: row for row in table.rows(Source(str(tmp_path)))}
+    assert {name: row["status"] for name, row in by_name.items()} == {
         "good": "finished",
         "parts": "unreadable",
         "description": "unreadable",
     }
-    assert "run.json is not valid JSON" in table["description"]["error"]
-    assert ".parquet" in table["parts"]["error"]
-    assert runs.columns(table.values(), RunsState())[-1]["field"] == "error"
+    assert "run.json is not valid JSON" in by_name["description"]["error"]
+    assert ".parquet" in by_name["parts"]["error"]
+    assert table.columns(by_name.values(), RunsState())[-1]["field"] == "error"
 
 
 def test_an_empty_folder_says_how_to_record(tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_a_chosen_step_stays_and_snaps(source: Source) -> None:
 
 
 def test_every_metric_can_be_chosen_in_its_group(source: Source) -> None:
-    choices = flow.metric_choices(source.runs["plain"])
+    choices = view.metric_choices(source.runs["plain"])
     assert [group["group"] for group in choices] == ["Backward", "Weights", "Forward", "Activation", "Custom"]
     names = [item["value"] for group in choices for item in group["items"]]
     assert names == synthetic_runs.NAMES
@@ -156,11 +156,11 @@ def test_findings_are_on_the_page(source: Source) -> None:
 )
 def test_a_moved_control_changes_the_state(moved: str, value: Any, wanted: FlowState) -> None:
     state = FlowState("a", ("b", "c"), "m", 10)
-    assert flow.chosen(state, moved, {"step": 10, moved: value}) == wanted
+    assert view.chosen(state, moved, {"step": 10, moved: value}) == wanted
 
 
 def test_switching_off_the_newest_keeps_the_step_shown() -> None:
-    assert flow.chosen(FlowState("a"), "follow", {"follow": False, "step": 70}).step == 70
+    assert view.chosen(FlowState("a"), "follow", {"follow": False, "step": 70}).step == 70
 
 
 def test_the_sweep_page(source: Source) -> None:
@@ -209,4 +209,4 @@ def test_the_application_serves_its_pages(folder: Path) -> None:
 
 def test_an_unknown_run_of_a_source_is_an_error(source: Source) -> None:
     with pytest.raises(UnknownNameError):
-        flow.settle(source, FlowState("nobody"))
+        view.settle(source, FlowState("nobody"))

@@ -1,0 +1,125 @@
+"""Rows and columns of the table of runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from functools import partial
+from typing import Any
+
+from gradscope.dashboards.source import Source
+from gradscope.dashboards.state import FlowState, RunsState
+from gradscope.errors import GradscopeError, InvalidValueError, UnknownNameError
+from gradscope.figures.wording import number
+from gradscope.runs import Run
+
+NUMERIC = {"filter": "agNumberColumnFilter", "type": "rightAligned"}
+OWN = ("name", "status", "decay", "decades", "final_loss", "error")
+
+
+def row(name: str, run: Run) -> dict[str, Any]:
+    """Return the row of a run; of one whose parts cannot be read, a row that says so.
+
+    Numbers are columns to sort by, their ``*_text`` what is shown: JSON has neither NaN nor infinity.
+    """
+    try:
+        return {**_config(run), **_results(run), "name": name, "status": run.status, "error": run.error or ""}
+    except GradscopeError as error:
+        return unreadable(name, str(error))
+
+
+def unreadable(name: str, error: str) -> dict[str, Any]:
+    """Return the row of a run that cannot be read."""
+    return {"name": name, "status": "unreadable", "error": error}
+
+
+def _config(run: Run) -> dict[str, Any]:
+    """Return the configuration by column; a key like one of the table's own columns is told apart."""
+    return {
+        (f"config.{key}" if key in OWN else key): value
+        if isinstance(value, int | float | str) and not isinstance(value, bool)
+        else str(value)
+        for key, value in run.config.items()
+    }
+
+
+def _results(run: Run) -> dict[str, Any]:
+    losses = run.scalars.query("name == 'loss'")["value"]
+    loss = float(losses.iloc[-1]) if len(losses) else math.nan
+    result: dict[str, Any] = {"final_loss": _sortable(loss), "final_loss_text": number(loss) if len(losses) else ""}
+    try:
+        decay = run.decay()
+    except (UnknownNameError, InvalidValueError):
+        # Nothing to take a decay of: no such metric, or no step yet. A part that cannot be read is no such case.
+        return result
+    between = f" [{number(decay.low)}, {number(decay.high)}]" if math.isfinite(decay.low) else ""
+    return result | {
+        "decay": _sortable(decay.rate),
+        "decay_text": number(decay.rate) + between,
+        "decades": _sortable(decay.decades),
+        "decades_text": number(decay.decades),
+    }
+
+
+def _sortable(value: float) -> float | None:
+    """Return a number that JSON can hold and that sorts as the value does."""
+    if math.isnan(value):
+        return None
+    return math.copysign(1e300, value) if math.isinf(value) else value
+
+
+def rows(source: Source) -> list[dict[str, Any]]:
+    """Return the rows of all runs, those that cannot be read included, in order of name."""
+    table = {name: source.kept("row", name, partial(row, name)) for name in source.runs}
+    table |= {name: unreadable(name, error) for name, error in source.broken.items()}
+    return [{**table[name], "href": FlowState(name).href()} for name in sorted(table)]
+
+
+def columns(table: Iterable[dict[str, Any]], state: RunsState) -> list[dict[str, Any]]:
+    """Return the columns: the run and its results first, then every key of the configurations, errors if any."""
+    listed = list(table)
+    hidden = {"href", "decay_text", "decades_text", "final_loss_text", *OWN}
+    keys = list(dict.fromkeys(key for one in listed for key in one if key not in hidden))
+    # What differs between the runs comes before what they share.
+    keys.sort(key=lambda key: len({str(one.get(key)) for one in listed}) == 1)
+    defs = [
+        {
+            "field": "name",
+            "headerName": "Run",
+            "cellRenderer": "RunLink",
+            "width": 320,
+            "pinned": "left",
+            "tooltipField": "name",
+        },
+        {"field": "status", "headerName": "Status", "cellRenderer": "StatusBadge", "width": 125},
+        _number(
+            "decay", "Decay per layer", 210, "factor per layer of |dL/dz| towards the input, with its 95 % interval"
+        ),
+        _number("decades", "Decades", 115, "log10 of the total, first layer to last hidden layer"),
+        _number("final_loss", "Final loss", 115, "last value of the scalar 'loss'"),
+        *(_config_column(key, listed) for key in keys),
+    ]
+    if any(one.get("error") for one in listed):
+        defs.append({"field": "error", "headerName": "Error", "minWidth": 320, "flex": 2, "tooltipField": "error"})
+    order = "desc" if state.descending else "asc"
+    return [{**one, "sort": order if one["field"] == state.sort else None} for one in defs]
+
+
+def _number(field: str, head: str, width: int, tip: str) -> dict[str, Any]:
+    shown = {"function": f"params.data.{field}_text"}
+    return {
+        "field": field,
+        "headerName": head,
+        "width": width,
+        "headerTooltip": tip,
+        "valueFormatter": shown,
+        **NUMERIC,
+    }
+
+
+def _config_column(key: str, table: list[dict[str, Any]]) -> dict[str, Any]:
+    numeric = all(isinstance(one.get(key, 0), int | float) for one in table)
+    # A dot in a field would be read as a path into the row.
+    value = {"function": f"params.data[{key!r}]"}
+    base = {"field": key.replace(".", "·"), "headerName": key, "valueGetter": value, "width": 120, "minWidth": 90}
+    return base | (NUMERIC if numeric else {})
