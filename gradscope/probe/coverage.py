@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from gradscope.probe.layers import Layer
-from gradscope.probe.recorder import CallRecord
+from gradscope.probe.records import CallRecord
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -6,8 +6,6 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from gradscope.probe.functions import is_activation
-
 Call = TypeVar("Call", bound=Hashable)
 
 # The node of a layer's own product, and which of its edges leads to the layer's input.
@@ -19,63 +17,8 @@ PRODUCTS = {
     "ConvolutionBackward0": 0,
     "ConvolutionOverrideableBackward0": 0,
 }
-NORMS = {
-    "NativeBatchNormBackward0": "batch",
-    "CudnnBatchNormBackward0": "batch",
-    "MiopenBatchNormBackward0": "batch",
-    "NativeLayerNormBackward0": "layer",
-    "NativeGroupNormBackward0": "group",
-    "FusedRmsNormBackward0": "rms",
-    "LocalResponseNormBackward0": "local",
-}
-_HIDDEN = "torch::autograd::CopySlices"
 _LEAF = "torch::autograd::AccumulateGrad"
-# What changes shape, place or type only; two-edged sums and unknown nodes are judged by their edges.
-_PLUMBING = (
-    "Alias",
-    "AsStrided",
-    "Cat",
-    "Clone",
-    "ConstantPadNd",
-    "Copy",
-    "CopyBackwards",
-    "CopySlices",
-    "Detach",
-    "Dropout",
-    "Expand",
-    "Flatten",
-    "Gather",
-    "Index",
-    "IndexSelect",
-    "Mean",
-    "Narrow",
-    "Neg",
-    "Pad",
-    "Permute",
-    "PixelShuffle",
-    "Pool",
-    "Repeat",
-    "Reshape",
-    "Roll",
-    "Select",
-    "Slice",
-    "Split",
-    "Squeeze",
-    "Stack",
-    "Sub",
-    "Sum",
-    "TBackward",
-    "ToCopy",
-    "Transpose",
-    "Unbind",
-    "Unfold",
-    "Unsqueeze",
-    "Upsample",
-    "View",
-    "Add",
-    "FeatureDropout",
-)
-_RESHAPES = ("View", "Squeeze", "Unsqueeze", "Transpose", "Permute", "Reshape", "Alias", "ToCopy")
+RESHAPES = ("View", "Squeeze", "Unsqueeze", "Transpose", "Permute", "Reshape", "Alias", "ToCopy")
 
 
 def edges(node: Any) -> list[Any]:
@@ -104,7 +47,7 @@ def find_product(output: Any) -> Product | None:
         if name in PRODUCTS:
             return Product(node, PRODUCTS[name])
         onward = edges(node)
-        if len(onward) != 1 or not (name == "AddBackward0" or name.startswith(_RESHAPES)):
+        if len(onward) != 1 or not (name == "AddBackward0" or name.startswith(RESHAPES)):
             return None
         node = onward[0]
     return None
@@ -182,56 +125,3 @@ def softsign_input(node: Any) -> Any | None:
     if len(absolute) != 1 or absolute[0].name() != "AbsBackward0":
         return None
     return top if edges(absolute[0]) == [top] else None
-
-
-@dataclass(frozen=True)
-class Way:
-    """What lies between a layer's output and whatever uses it next.
-
-    Attributes:
-        norm: Kind of normalization before the activation function, ``none`` without.
-        norm_node: Its autograd node.
-        activation: ``known`` (``node`` is its call), ``softsign``, ``hidden`` (in place on a view), ``identity`` or
-            ``?``.
-        node: Autograd node of the activation function.
-        direct: Whether the activation function receives the output (or its normalization) and nothing is added.
-        arrives: Whether what the activation function returns is what arrives at the end, but for its shape.
-    """
-
-    norm: str
-    norm_node: Any | None
-    activation: str
-    node: Any | None
-    direct: bool = True
-    arrives: bool = False
-
-
-def read_way(path: tuple[Any, ...], output_is_view: bool) -> Way:
-    """Find normalization and activation function on a path, nearest to the layer first."""
-    norm, norm_node, direct = "none", None, True
-    for place, node in enumerate(path, start=1):
-        name = node.name()
-        if is_activation(name):
-            arrives = all(after.name().startswith(_RESHAPES) for after in path[place:])
-            return Way(norm, norm_node, "known", node, direct, arrives)
-        if softsign_input(node) is not None:
-            return Way(norm, norm_node, "softsign", node, direct)
-        if name == _HIDDEN and output_is_view and direct and norm_node is None:
-            return Way(norm, norm_node, "hidden", node)
-        if name in NORMS or _is_rms(node):
-            norm, norm_node = NORMS.get(name, "rms"), node
-        elif not _is_plumbing(node):
-            return Way(norm, norm_node, "?", None, direct=False)
-        direct = direct and (norm_node is node or name.startswith(_RESHAPES))
-    return Way(norm, norm_node, "identity", None, direct)
-
-
-def _is_plumbing(node: Any) -> bool:
-    name = node.name().removeprefix("torch::autograd::")
-    if name.startswith(("Mul", "Div")):
-        return len(edges(node)) <= 1
-    return name.startswith(_PLUMBING) or "Pool" in name or "Dropout" in name or "Pad" in name
-
-
-def _is_rms(node: Any) -> bool:
-    return node.name() == "MulBackward0" and any(child.name() == "RsqrtBackward0" for child in edges(node))

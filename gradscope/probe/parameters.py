@@ -12,7 +12,8 @@ from gradscope.probe.capture import Captured, FaultHandler, Reading, take
 from gradscope.probe.hooks import on_accumulation
 from gradscope.probe.layers import Layer
 from gradscope.probe.plan import Plan
-from gradscope.probe.recorder import CallRecord, Recorder
+from gradscope.probe.recorder import Recorder
+from gradscope.probe.records import CallRecord
 from gradscope.probe.reduce import flat, sample
 
 GRADIENTS = ("weight_grad", "bias_grad")

@@ -5,72 +5,20 @@ from __future__ import annotations
 import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from gradscope.probe.capture import Captured, CapturedPhi, FaultHandler, Reading, Source, take
-from gradscope.probe.functions import (
-    Phi,
-    is_packed,
-    recognise,
-    recognise_by_values,
-    recognise_packed,
-    softsign,
-)
-from gradscope.probe.graph import Product, Way, ancestors, find_product, read_way, trace
+from gradscope.probe.following import Way, find_phi, read_way
+from gradscope.probe.functions import Phi
+from gradscope.probe.graph import Product, ancestors, find_product, trace
 from gradscope.probe.hooks import on_gradient
 from gradscope.probe.layers import Layer
 from gradscope.probe.plan import Plan, Program
+from gradscope.probe.records import CallRecord, ForwardPass, Key
 from gradscope.probe.reduce import Tape, flat, sample, unit_step
-
-Key = tuple[str, int]
-
-
-@dataclass(eq=False)
-class CallRecord:
-    """What one layer call of the step has shown so far.
-
-    Attributes:
-        layer: The layer.
-        call: 1 for the first call within a forward pass.
-        reading: Numbers taken, over all micro-batches.
-        expected: Output gradients that should arrive.
-        fired: Output gradients that did.
-        parents: Calls whose outputs reach this input.
-        activation: Name of its activation function, ``?`` while unknown.
-        norm: Normalization before it.
-    """
-
-    layer: Layer
-    call: int
-    reading: Reading = field(default_factory=Reading)
-    expected: int = 0
-    fired: int = 0
-    parents: frozenset[Key] = frozenset()
-    activation: str = "?"
-    norm: str = "none"
-    unit_step: int = 1
-
-    @property
-    def key(self) -> Key:
-        """Qualified name and number of the call."""
-        return self.layer.name, self.call
-
-
-@dataclass(eq=False)
-class _Pass:
-    """What is known only within one forward pass; dropped at its end, since it keeps the graph alive."""
-
-    products: dict[Any, CallRecord] = field(default_factory=dict)
-    visited: set[Any] = field(default_factory=set)
-    memo: dict[Any, frozenset[CallRecord]] = field(default_factory=dict)
-    outputs: dict[CallRecord, tuple[weakref.ref[Tensor], Tensor] | None] = field(default_factory=dict)
-    provisional: dict[CallRecord, Reading] = field(default_factory=dict)
-    normalized: dict[Any, Reading] = field(default_factory=dict)
-    calls: dict[int, int] = field(default_factory=dict)
 
 
 class Recorder:
@@ -87,7 +35,7 @@ class Recorder:
         self.spent = 0.0
         self._known = frozenset(known)
         self._fault = fault
-        self._pass = _Pass()
+        self._pass = ForwardPass()
         self._inside = False
         self._wants_phi = plan.needs("activation", "slope", "slope_max", "activation_input", "dead_units")
         self._of_call = plan.program("forward", "input", "output")
@@ -107,7 +55,7 @@ class Recorder:
 
     def begin_pass(self) -> None:
         """Start a forward pass of the model: calls count from 1 again."""
-        self._pass = _Pass()
+        self._pass = ForwardPass()
         self._inside = True
 
     def end_pass(self, outputs: object) -> None:
@@ -116,7 +64,7 @@ class Recorder:
             if tensor.grad_fn is not None:
                 for reached in trace(tensor.grad_fn, self._pass.products, self._pass.visited):
                     self._resolve(reached.call, reached.path, tensor)
-        self._pass = _Pass()
+        self._pass = ForwardPass()
         self._inside = False
 
     def forward(self, layer: Layer, inputs: Sequence[Any], output: object) -> None:
@@ -176,7 +124,7 @@ class Recorder:
             return
         if not self._inside:
             # Layers called one by one, outside the model's forward, have no end of pass: let go of their graph here.
-            self._pass = _Pass(calls=self._pass.calls)
+            self._pass = ForwardPass(calls=self._pass.calls)
         try:
             record.fired += 1
             layer = record.layer
@@ -231,7 +179,12 @@ class Recorder:
         seen = self._pass.outputs.get(record)
         way = read_way(path, seen is not None)
         record.norm = way.norm
-        record.activation, phi = self._phi(record, way, end)
+        try:
+            record.activation, phi = find_phi(way, end, seen)
+        except RuntimeError as error:
+            # Changed in place since: back-propagation will fail on it too.
+            self._fault(record.layer.name, "saved activation", error)
+            record.activation, phi = "?", None
         if self._of_u:
             self._merge_u(record, way, phi)
         if phi is None:
@@ -242,34 +195,6 @@ class Recorder:
             self._take_flat_units(record, source, phi)
         if self._of_phi_gradient and way.node is not None:
             way.node.register_hook(lambda sent, got: self._on_phi_gradient(record, sent, got))
-
-    def _phi(self, record: CallRecord, way: Way, end: Tensor) -> tuple[str, Phi | None]:
-        """Name of the activation function, and its call where its values can be read."""
-        if way.activation in ("identity", "?"):
-            return way.activation, None
-        if way.node is not None and is_packed(way.node):
-            if way.activation == "softsign":
-                return "softsign", None
-            return recognise_packed(way.node, end.detach() if way.arrives else None)
-        try:
-            phi = self._read_phi(record, way)
-        except RuntimeError as error:
-            # Changed in place since: back-propagation will fail on it too.
-            self._fault(record.layer.name, "saved activation", error)
-            phi = None
-        return (phi.name if phi else "?"), phi
-
-    def _read_phi(self, record: CallRecord, way: Way) -> Phi | None:
-        if way.activation == "known":
-            return recognise(way.node)
-        if way.activation == "softsign" and way.node is not None:
-            return softsign(way.node._saved_self)
-        seen = self._pass.outputs.get(record)
-        after = seen[0]() if seen else None
-        if seen is None or after is None:
-            return None
-        result = after.detach()
-        return recognise_by_values(seen[1], sample(flat(result), result.shape[-1]), result)
 
     def _merge_u(self, record: CallRecord, way: Way, phi: Phi | None) -> None:
         if phi is not None and phi.saved_input:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from gradscope.metrics import Metric
 from gradscope.probe.capture import FaultHandler
 from gradscope.probe.histograms import histogram_row
-from gradscope.probe.recorder import CallRecord, Key
+from gradscope.probe.records import CallRecord, Key
 from gradscope.signals import Moments, pool_moments
 
 WINDOW_SAMPLES = 64

@@ -15,7 +15,8 @@ from gradscope.probe import reduce
 from gradscope.probe.coverage import Coverage, coverage_rows, survey
 from gradscope.probe.layers import Layer
 from gradscope.probe.plan import Plan
-from gradscope.probe.recorder import CallRecord, Key, Recorder
+from gradscope.probe.recorder import Recorder
+from gradscope.probe.records import CallRecord, Key
 from gradscope.probe.reduce import Tape
 from gradscope.probe.rows import UnitWindow, build_rows, histogram_rows, push_windows, unit_rows
 from gradscope.probe.table import LayerTable

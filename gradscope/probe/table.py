@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from gradscope.probe.layers import Layer
-from gradscope.probe.recorder import CallRecord, Key
+from gradscope.probe.records import CallRecord, Key
 from gradscope.spec import LayerSpec
 
 

@@ -1,0 +1,163 @@
+"""What follows a layer: the normalization and the activation function between its output and its next use."""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from gradscope.probe.functions import (
+    Phi,
+    is_activation,
+    is_packed,
+    recognise,
+    recognise_by_values,
+    recognise_packed,
+    softsign,
+)
+from gradscope.probe.graph import RESHAPES, edges, softsign_input
+from gradscope.probe.reduce import flat, sample
+
+NORMS = {
+    "NativeBatchNormBackward0": "batch",
+    "CudnnBatchNormBackward0": "batch",
+    "MiopenBatchNormBackward0": "batch",
+    "NativeLayerNormBackward0": "layer",
+    "NativeGroupNormBackward0": "group",
+    "FusedRmsNormBackward0": "rms",
+    "LocalResponseNormBackward0": "local",
+}
+_HIDDEN = "torch::autograd::CopySlices"
+# What changes shape, place or type only; two-edged sums and unknown nodes are judged by their edges.
+_PLUMBING = (
+    "Alias",
+    "AsStrided",
+    "Cat",
+    "Clone",
+    "ConstantPadNd",
+    "Copy",
+    "CopyBackwards",
+    "CopySlices",
+    "Detach",
+    "Dropout",
+    "Expand",
+    "Flatten",
+    "Gather",
+    "Index",
+    "IndexSelect",
+    "Mean",
+    "Narrow",
+    "Neg",
+    "Pad",
+    "Permute",
+    "PixelShuffle",
+    "Pool",
+    "Repeat",
+    "Reshape",
+    "Roll",
+    "Select",
+    "Slice",
+    "Split",
+    "Squeeze",
+    "Stack",
+    "Sub",
+    "Sum",
+    "TBackward",
+    "ToCopy",
+    "Transpose",
+    "Unbind",
+    "Unfold",
+    "Unsqueeze",
+    "Upsample",
+    "View",
+    "Add",
+    "FeatureDropout",
+)
+
+
+@dataclass(frozen=True)
+class Way:
+    """What lies between a layer's output and whatever uses it next.
+
+    Attributes:
+        norm: Kind of normalization before the activation function, ``none`` without.
+        norm_node: Its autograd node.
+        activation: ``known`` (``node`` is its call), ``softsign``, ``hidden`` (in place on a view), ``identity`` or
+            ``?``.
+        node: Autograd node of the activation function.
+        direct: Whether the activation function receives the output (or its normalization) and nothing is added.
+        arrives: Whether what the activation function returns is what arrives at the end, but for its shape.
+    """
+
+    norm: str
+    norm_node: Any | None
+    activation: str
+    node: Any | None
+    direct: bool = True
+    arrives: bool = False
+
+
+def read_way(path: tuple[Any, ...], output_is_view: bool) -> Way:
+    """Find normalization and activation function on a path, nearest to the layer first."""
+    norm, norm_node, direct = "none", None, True
+    for place, node in enumerate(path, start=1):
+        name = node.name()
+        if is_activation(name):
+            arrives = all(after.name().startswith(RESHAPES) for after in path[place:])
+            return Way(norm, norm_node, "known", node, direct, arrives)
+        if softsign_input(node) is not None:
+            return Way(norm, norm_node, "softsign", node, direct)
+        if name == _HIDDEN and output_is_view and direct and norm_node is None:
+            return Way(norm, norm_node, "hidden", node)
+        if name in NORMS or _is_rms(node):
+            norm, norm_node = NORMS.get(name, "rms"), node
+        elif not _is_plumbing(node):
+            return Way(norm, norm_node, "?", None, direct=False)
+        direct = direct and (norm_node is node or name.startswith(RESHAPES))
+    return Way(norm, norm_node, "identity", None, direct)
+
+
+def _is_plumbing(node: Any) -> bool:
+    name = node.name().removeprefix("torch::autograd::")
+    if name.startswith(("Mul", "Div")):
+        return len(edges(node)) <= 1
+    return name.startswith(_PLUMBING) or "Pool" in name or "Dropout" in name or "Pad" in name
+
+
+def _is_rms(node: Any) -> bool:
+    return node.name() == "MulBackward0" and any(child.name() == "RsqrtBackward0" for child in edges(node))
+
+
+def find_phi(way: Way, end: Tensor, seen: tuple[weakref.ref[Tensor], Tensor] | None) -> tuple[str, Phi | None]:
+    """Return the name of the activation function, and its call where its values can be read.
+
+    Args:
+        way: What lies between the layer and its next use.
+        end: The tensor at the next use.
+        seen: The layer's output and a sample of what it held, where it is a view.
+
+    Raises:
+        RuntimeError: What autograd saved has been changed in place since.
+    """
+    if way.activation in ("identity", "?"):
+        return way.activation, None
+    if way.node is not None and is_packed(way.node):
+        if way.activation == "softsign":
+            return "softsign", None
+        return recognise_packed(way.node, end.detach() if way.arrives else None)
+    phi = _read_phi(way, seen)
+    return (phi.name if phi else "?"), phi
+
+
+def _read_phi(way: Way, seen: tuple[weakref.ref[Tensor], Tensor] | None) -> Phi | None:
+    if way.activation == "known":
+        return recognise(way.node)
+    if way.activation == "softsign" and way.node is not None:
+        return softsign(way.node._saved_self)
+    after = seen[0]() if seen else None
+    if seen is None or after is None:
+        return None
+    result = after.detach()
+    return recognise_by_values(seen[1], sample(flat(result), result.shape[-1]), result)
