@@ -16,7 +16,18 @@ from gradscope.runs import Run
 
 @dataclass(frozen=True)
 class View:
-    """A state with everything in it settled: what the page is about to show."""
+    """A state with everything in it settled: what the page is about to show.
+
+    Attributes:
+        run: The run in detail.
+        name: Its name.
+        others: The runs it is compared with.
+        metric: Name of the metric.
+        steps: Steps at which the run recorded the metric.
+        step: The one to show; None where there is none yet.
+        follow: Whether the page moves on to the newest step.
+        without: Names of the others that have no value of the metric.
+    """
 
     run: Run
     name: str
@@ -25,6 +36,7 @@ class View:
     steps: list[int]
     step: int | None
     follow: bool
+    without: tuple[str, ...] = ()
 
 
 def settle(source: Source, state: FlowState) -> View:
@@ -37,7 +49,8 @@ def settle(source: Source, state: FlowState) -> View:
     step = None
     if steps:
         step = steps[-1] if state.step is None else nearest_step(run, state.step, metric)
-    return View(run, name, others, metric, steps, step, state.step is None)
+    without = tuple(other for other, one in others.items() if metric not in one.metrics or not one.steps(metric))
+    return View(run, name, others, metric, steps, step, state.step is None, without)
 
 
 def chosen(state: FlowState, trigger: str | None, values: Mapping[str, Any]) -> FlowState:

@@ -76,8 +76,8 @@ def layout() -> dmc.Stack:
 
 def content(view: View, theme: str) -> dict[str, Any]:
     """Return the figures of a view and the head line."""
-    runs = {view.name: view.run, **view.others}
     run, step, metric = view.run, view.step, view.metric
+    runs = {view.name: run} | {name: one for name, one in view.others.items() if name not in view.without}
     label = run.metrics[metric].label if metric in run.metrics else metric
     # A metric that is recorded more rarely than the output gradient has other steps than the ledger.
     at = nearest_step(run, step, SIGNAL) if SIGNAL in run.metrics and run.steps(SIGNAL) else step
@@ -87,7 +87,7 @@ def content(view: View, theme: str) -> dict[str, Any]:
         "ledger": drawn("Ledger of the error signal", theme, lambda: figures.ledger(run, at, theme=theme)),
         "heatmap": drawn(titles[1], theme, lambda: figures.heatmap(run, metric, theme=theme)),
         "timeline": drawn(titles[2], theme, lambda: figures.timeline(run, metric, theme=theme)),
-        "loss": drawn("Loss over steps", theme, lambda: figures.loss(runs, theme=theme)),
+        "loss": drawn("Loss over steps", theme, lambda: figures.loss({view.name: run, **view.others}, theme=theme)),
         "head": head(view),
         "hidden": False,
     }
@@ -96,6 +96,9 @@ def content(view: View, theme: str) -> dict[str, Any]:
 def head(view: View) -> dmc.Group:
     """Return the line above the figures: the run's name, its status and what ended it."""
     items: list[Any] = [dmc.Title(view.name, order=4, className="name"), badge(view.run.status)]
+    if view.without:
+        text = f"without a value of this metric: {', '.join(view.without)}"
+        items.append(dmc.Text(text, size="sm", c="dimmed"))
     if view.run.error:
         items.append(dmc.Text(view.run.error.strip().splitlines()[-1], size="sm", c="red"))
     return dmc.Group(items, gap="sm")

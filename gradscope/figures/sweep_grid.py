@@ -139,7 +139,7 @@ def _style(
             "colorscale": style.DIVERGING,
             "cmin": -reach,
             "cmax": reach,
-            "colorbar": axes.colour_bar("Decay per layer") | _ticks(reach),
+            "colorbar": axes.colour_bar("<br>Decay per layer") | _ticks(reach),
         },
         margin={"t": 96},
         showlegend=True,

@@ -14,6 +14,7 @@ from gradscope.dashboards.pages import flow, runs, sweep
 from gradscope.dashboards.source import Source
 from gradscope.dashboards.state import FlowState, RunsState, SweepState
 from gradscope.errors import UnknownNameError
+from gradscope.runs import Writer
 
 
 def words(component: Any) -> str:
@@ -210,3 +211,27 @@ def test_the_application_serves_its_pages(folder: Path) -> None:
 def test_an_unknown_run_of_a_source_is_an_error(source: Source) -> None:
     with pytest.raises(UnknownNameError):
         view.settle(source, FlowState("nobody"))
+
+
+def test_a_run_without_a_step_yet_is_shown_as_such(tmp_path: Path) -> None:
+    writer = Writer(str(tmp_path / "fresh"), metrics=synthetic_runs.METRICS)
+    source = Source(str(tmp_path))
+    assert table.rows(source)[0]["status"] == "running"
+    page = flow.answer(source, FlowState(), "light")
+    assert page["step_text"] == "none recorded yet"
+    assert not page["hidden"]
+    text = page["profile"].layout.annotations[0].text
+    assert text.replace("<br>", " ") == "run 'fresh' has no recorded step of metric 'output_grad_norm' yet"
+    assert sweep.answer(source, SweepState(), "light")["map"].data
+    writer.close()
+
+
+def test_a_compared_run_without_the_metric_is_named(tmp_path: Path) -> None:
+    synthetic_runs.write(tmp_path / "full")
+    writer = Writer(str(tmp_path / "less"), metrics=synthetic_runs.METRICS[:1])
+    writer.scalars(0, {"loss": 1.0})
+    writer.close()
+    page = flow.answer(Source(str(tmp_path)), FlowState("full", ("less",), "saturation"), "light")
+    assert "without a value of this metric: less" in words(page["head"])
+    assert len(page["profile"].data) == 1
+    assert {trace.name for trace in page["loss"].data} == {"full", "less"}
