@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from gradscope.probe.hooks import Hook, HookSet, norm_modules
+from gradscope.probe.hooks import Hook, HookSet, norm_modules, norm_unit_dim
 from gradscope.probe.layers import Layer
 from gradscope.probe.recorder import Recorder
 
@@ -93,9 +93,9 @@ class Attachment:
 
         return Hook(hook)
 
-    def _on_norm(self, _module: nn.Module, _args: Any, output: Any) -> None:
+    def _on_norm(self, module: nn.Module, _args: Any, output: Any) -> None:
         if self.recorder is not None and self._counts():
             try:
-                self.recorder.normalized(output)
+                self.recorder.normalized(output, norm_unit_dim(module, output))
             except Exception as error:
                 self._fault("all layers", "normalization hook", error)

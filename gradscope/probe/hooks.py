@@ -7,13 +7,8 @@ from typing import Any
 
 from torch import nn
 
-NORM_MODULES = (
-    nn.modules.batchnorm._NormBase,
-    nn.LayerNorm,
-    nn.GroupNorm,
-    nn.LocalResponseNorm,
-    getattr(nn, "RMSNorm", nn.LayerNorm),
-)
+CHANNEL_NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LocalResponseNorm)
+NORM_MODULES = (*CHANNEL_NORMS, nn.LayerNorm, nn.RMSNorm)
 
 
 def inert(*_args: Any, **_kwargs: Any) -> None:
@@ -71,6 +66,11 @@ class HookSet:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+
+
+def norm_unit_dim(module: nn.Module, output: Any) -> int:
+    """Dimension of a normalization's output that counts units, from the end."""
+    return 1 - int(output.dim()) if isinstance(module, CHANNEL_NORMS) else -1
 
 
 def norm_modules(model: nn.Module) -> list[nn.Module]:

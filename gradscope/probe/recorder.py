@@ -87,10 +87,10 @@ class Recorder:
             self._expect_gradient(record, entry, output)
         self.spent += time.perf_counter() - start
 
-    def normalized(self, output: object) -> None:
+    def normalized(self, output: object, unit_dim: int) -> None:
         """Note what a normalization module returned: the activation function may receive it and change it in place."""
         if self._of_u and isinstance(output, Tensor) and output.grad_fn is not None:
-            source, reading = Captured({"activation_input": output}, -1), Reading()
+            source, reading = Captured({"activation_input": output}, unit_dim), Reading()
             take(self._of_u, source, reading, self.tape, "?", self._fault)
             self._pass.normalized[output.grad_fn] = reading
 

@@ -133,3 +133,18 @@ def test_selections() -> None:
 def test_an_unknown_metric_to_forget() -> None:
     with pytest.raises(UnknownNameError, match="no metric 'nothing'; there are: "):
         unregister("nothing")
+
+
+@pytest.mark.parametrize(
+    "norm", [nn.BatchNorm2d(3), nn.GroupNorm(1, 3), nn.Identity()], ids=lambda norm: type(norm).__name__
+)
+def test_units_of_the_activation_input_are_channels(norm: nn.Module, tmp_path: Path) -> None:
+    @gs.metric(label="Units")
+    def unit_count(activation_input_units: Tensor) -> float:
+        return activation_input_units.shape[1]
+
+    model = nn.Sequential(nn.Conv2d(1, 3, 3), norm, nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(108, 2))
+    with gs.watch(model, out=tmp_path / "run", every=1, metrics="unit_count") as probe:
+        model(torch.randn(4, 1, 8, 8)).sum().backward()
+        probe.step()
+    assert list(probe.run.profile("unit_count")) == [3, 2]
