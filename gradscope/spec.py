@@ -97,6 +97,8 @@ class LayerSpec:
         fan_in: Inputs that one output unit sums over.
         fan_out: Outputs that one input unit reaches.
         parameters: Number of parameter entries.
+        resolved: Whether everything between this input and the parents was understood. Where a product that is not
+            watched lies between, the factors stand but nothing is to blame.
     """
 
     id: int
@@ -110,6 +112,7 @@ class LayerSpec:
     fan_in: int = 0
     fan_out: int = 0
     parameters: int = 0
+    resolved: bool = True
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON types."""

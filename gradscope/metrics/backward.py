@@ -84,6 +84,24 @@ def next_input_grad_norm(next_input_grad_moments: Moments) -> NDArray[np.float64
 
 
 @metric(
+    label="Gradient norm at the input, all paths",
+    unit="loss / input",
+    group="backward",
+    scale="log",
+    bounds=(0.0, None),
+    degree=1,
+    combine="rss",
+    formula="|dL/da_{l-1}|",
+)
+def input_grad_total_norm(input_grad_total_moments: Moments) -> NDArray[np.float64]:
+    """Norm of the total gradient of the layer's input: its own contribution and whatever skips and branches add.
+
+    Equal to input_grad_norm on a chain. Null where the input comes from no watched layer.
+    """
+    return input_grad_total_moments.norm
+
+
+@metric(
     label="Share of own contribution at the input",
     unit="fraction",
     group="backward",

@@ -128,6 +128,7 @@ def test_the_groups_hold_what_they_should() -> None:
             "output_grad_rms",
             "input_grad_norm",
             "next_input_grad_norm",
+            "input_grad_total_norm",
             "input_share",
             "output_grad_zero_fraction",
             "fp16_underflow_fraction",
