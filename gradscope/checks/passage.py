@@ -10,10 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from gradscope.checks.finding import NotApplicable
-from gradscope.errors import InvalidValueError
+from gradscope.errors import UnknownNameError
 from gradscope.runs import Decay, Run
 from gradscope.runs.decay import LEAST
-from gradscope.runs.ledger import REQUIRED
 
 METRIC = "output_grad_norm"
 EXAMINED = 200
@@ -99,14 +98,15 @@ class Split:
     paths: float
 
 
+UNSAID = Split(math.nan, math.nan, math.nan)
+
+
 def split(run: Run, seen: Passage) -> Split:
     """Sum the ledger over the passage, apart for weights, activation functions, and skips or branches."""
-    if any(name not in run.metrics for name in REQUIRED):
-        return Split(math.nan, math.nan, math.nan)
     try:
         book = run.ledger(seen.step)
-    except InvalidValueError:  # one of the three has no value at this step
-        return Split(math.nan, math.nan, math.nan)
+    except UnknownNameError:  # a metric of the ledger was not selected
+        return UNSAID
     upper, lower = list(seen.path[1:]), list(seen.path[:-1])
     return Split(
         weights=_total(book.loc[upper, "log10_weight_gain"].to_list()),

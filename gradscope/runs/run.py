@@ -136,12 +136,26 @@ class Run:
         return self._column(metric, rank).profile(step)
 
     def ledger(self, step: int | None = None, *, rank: int = 0) -> pd.DataFrame:
-        """Split the gradient's way from head to first layer into factors; see `gradscope.runs.ledger`."""
-        if step is None:
-            step = self._first_step("output_grad_norm", rank)
-        profiles = {name: self._column(name, rank).profile(step) for name in ledger.REQUIRED}
-        if ledger.SHARE in self.metrics and step in self._column(ledger.SHARE, rank).steps:
-            profiles[ledger.SHARE] = self.profile(ledger.SHARE, step, rank=rank)
+        """Split the gradient's way from head to first layer into factors; see `gradscope.runs.ledger`.
+
+        A factor is NaN where one of its two norms has no value at that step, as in a net of one layer.
+
+        Args:
+            step: None is the first step with an output gradient.
+            rank: Process whose rows to use.
+
+        Raises:
+            UnknownNameError: The run did not record a metric that the ledger is built from.
+            InvalidValueError: The step has no output gradient; the message names its neighbours.
+        """
+        names = ledger.needed(self.metrics)
+        outputs = self._column(ledger.OUTPUT, rank)
+        profiles = {ledger.OUTPUT: outputs.profile(step)}
+        at = int(outputs.steps[0]) if step is None else step
+        for name in names[1:]:
+            column = self._column(name, rank)
+            if at in column.steps:
+                profiles[name] = column.profile(at)
         return ledger.ledger(self.trunk, profiles)
 
     def decay(self, step: int | None = None, head: bool = False, *, rank: int = 0) -> decay.Decay:
@@ -223,10 +237,6 @@ class Run:
         if new:
             self._columns.clear()
         return new
-
-    def _first_step(self, metric: str, rank: int) -> int | None:
-        steps = self._column(metric, rank).steps
-        return int(steps[0]) if len(steps) else None
 
     def _column(self, metric: str, rank: int) -> Column:
         if metric not in self.metrics:
