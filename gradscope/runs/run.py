@@ -98,7 +98,7 @@ class Run:
 
     @property
     def trunk(self) -> tuple[int, ...]:
-        """Depths of the longest path of layers that ends at the last one, from first layer to head."""
+        """Depths of the longest path of layers, from first layer to head: the last one, which has no children."""
         depths = {one.id: one.depth for one in self.specs}
         return trunk({one.depth: _parents(one, depths) for one in self.specs})
 

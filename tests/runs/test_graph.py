@@ -24,10 +24,27 @@ def paths_to(parents: dict[int, list[int]], depth: int) -> list[tuple[int, ...]]
 
 @given(graphs())
 def test_the_trunk_is_the_longest_path_and_the_deepest_among_equals(parents: dict[int, list[int]]) -> None:
-    paths = paths_to(parents, max(parents))
+    ends = set(parents).difference(*parents.values())
+    paths = [path for end in ends for path in paths_to(parents, end)]
     longest = max(len(path) for path in paths)
     deepest = max((path for path in paths if len(path) == longest), key=lambda path: path[::-1])
     assert trunk(parents) == deepest
+
+
+@given(graphs())
+def test_a_head_after_everything_ends_the_trunk(parents: dict[int, list[int]]) -> None:
+    head = max(parents) + 1
+    ends = sorted(set(parents).difference(*parents.values()))
+    assert trunk({**parents, head: ends})[-1] == head
+
+
+def test_a_wide_branch_called_last_is_not_the_trunk() -> None:
+    deep = {1: [], 2: [1], 3: [2], 4: [3]}
+    assert trunk({**deep, 5: []}) == (1, 2, 3, 4)
+
+
+def test_the_deeper_of_two_heads_ends_the_trunk() -> None:
+    assert trunk({1: [], 2: [1], 3: [2], 4: [2]}) == (1, 2, 4)
 
 
 def test_no_layers() -> None:

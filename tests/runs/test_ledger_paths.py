@@ -173,3 +173,23 @@ def test_a_metric_that_was_not_selected_is_an_error(tmp_path: Path) -> None:
         watched(model, x, tmp_path / "b", ["output_grad_norm", "input_grad_total_norm"]).ledger()
     there = "output_grad_norm, input_grad_total_norm (did you mean 'output_grad_norm'?)"
     assert str(own.value) == f"no metric 'input_grad_norm'; there are: {there}"
+
+
+class WideAndDeep(nn.Module):
+    """The wide branch is one layer from input to output, and called last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.deep = nn.Sequential(*(one for _ in range(5) for one in (nn.Linear(6, 6), nn.Sigmoid())), nn.Linear(6, 3))
+        self.wide = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.deep(x) + self.wide(x)
+        return out
+
+
+def test_the_decay_runs_along_the_deep_branch(tmp_path: Path) -> None:
+    run = watched(WideAndDeep(), torch.randn(8, 6), tmp_path / "run")
+    assert run.trunk == (1, 2, 3, 4, 5, 6)
+    assert run.decay().layers == 5  # the last layer of the trunk is the head
+    assert run.decay().rate < 0.6
