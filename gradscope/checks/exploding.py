@@ -19,6 +19,8 @@ _SOURCE = (
     "critical above 70 in total: Zhang et al. 2021 (AUTOTRAINER)"
 )
 
+_CLIP = "clipping the gradient keeps the step finite meanwhile, but leaves the ratio between layers as it is"
+
 
 def exploding(run: Run) -> list[Finding] | NotApplicable:
     """Find a gradient that grows layer by layer towards the input.
@@ -42,17 +44,16 @@ def _severe(seen: Passage) -> bool:
 
 
 def _remedy(seen: Passage, activation: str, share: Split) -> str:
-    clip = "clipping the gradient keeps the step finite meanwhile, but leaves the ratio between layers as it is"
     if share.paths > max(share.weights, share.activations, 0.0):
-        return f"scale what each block adds to its skip by 1/sqrt(number of blocks), or normalize in it; {clip}"
+        return f"scale what each block adds to its skip by 1/sqrt(number of blocks), or normalize in it; {_CLIP}"
     if share.activations > max(share.weights, 0.0):
         return (
             "the growth lies between layer output and next input: with batch normalization there, add skip "
-            f"connections or use larger batches; {clip}"
+            f"connections or use larger batches; {_CLIP}"
         )
     return (
         "lower the variance of the weights at initialization to the critical value (2/fan_in for relu, "
-        f"1/fan_in for tanh and identity), or add skip connections; {clip}"
+        f"1/fan_in for tanh and identity), or add skip connections; {_CLIP}"
     )
 
 
@@ -62,5 +63,6 @@ _TREND = Trend(
     holds=_holds,
     severe=_severe,
     remedy=_remedy,
+    general=f"look at what the gradient passes through between the layers that are watched, and normalize it; {_CLIP}",
     source=_SOURCE,
 )

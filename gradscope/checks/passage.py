@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -113,6 +114,13 @@ def split(run: Run, seen: Passage) -> Split:
         activations=_total(book.loc[lower, "log10_activation_gain"].to_list()),
         paths=_total(book.loc[upper, "log10_path_gain"].to_list()),
     )
+
+
+def unwatched(run: Run, seen: Passage) -> tuple[tuple[int, int], ...]:
+    """Return the neighbours on the trunk, within the passage, between which something is not watched."""
+    resolved = {one.depth: one.resolved for one in run.specs}
+    stretch = [depth for depth in run.trunk if seen.path[0] <= depth <= seen.path[-1]]
+    return tuple((lower, upper) for lower, upper in pairwise(stretch) if not resolved[upper])
 
 
 def activation_of(run: Run, path: Sequence[int]) -> str:

@@ -6,8 +6,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from gradscope.checks.finding import Finding, NotApplicable, Severity
-from gradscope.checks.passage import Passage, Split, activation_of, first_and_last, holds_since, split
-from gradscope.checks.wording import duration, numbers, observed
+from gradscope.checks.passage import (
+    UNSAID,
+    Passage,
+    Split,
+    activation_of,
+    first_and_last,
+    holds_since,
+    split,
+    unwatched,
+)
+from gradscope.checks.wording import duration, not_blamed, numbers, observed
 from gradscope.runs import Run
 
 
@@ -21,6 +30,7 @@ class Trend:
         holds: Whether a passage shows it.
         severe: Whether a passage that shows it is critical.
         remedy: What to try, given the passage, the activation function and the ledger's split.
+        general: What to try where it is not known which factor is to blame.
         source: Where thresholds and remedies come from.
     """
 
@@ -29,6 +39,7 @@ class Trend:
     holds: Callable[[Passage], bool]
     severe: Callable[[Passage], bool]
     remedy: Callable[[Passage, str, Split], str]
+    general: str
     source: str
 
 
@@ -47,7 +58,8 @@ def examine(trend: Trend, run: Run) -> list[Finding] | NotApplicable:
 
 
 def _finding(trend: Trend, run: Run, seen: Passage, early: Passage | None, late: Passage | None) -> Finding:
-    share = split(run, seen)
+    gaps = unwatched(run, seen)
+    share = UNSAID if gaps else split(run, seen)
     activation = activation_of(run, seen.path)
     since = holds_since(run, trend.holds) if late and not early else seen.step
     when = duration(early.step if early else None, late.step if late else None, since)
@@ -58,8 +70,8 @@ def _finding(trend: Trend, run: Run, seen: Passage, early: Passage | None, late:
         layers=seen.path,
         steps=_steps(early, late, since),
         evidence=numbers(seen, share),
-        cause=f"{observed(seen, activation, share)} {when}",
-        remedy=trend.remedy(seen, activation, share),
+        cause=" ".join([observed(seen, activation, share), *not_blamed(gaps), when]),
+        remedy=trend.general if gaps else trend.remedy(seen, activation, share),
         source=trend.source,
     )
 

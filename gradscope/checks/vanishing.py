@@ -80,5 +80,9 @@ _TREND = Trend(
     holds=_holds,
     severe=_severe,
     remedy=_remedy,
+    general=(
+        "shorten the path: normalize, or add skip connections; look at what the gradient passes through between the "
+        "layers that are watched"
+    ),
     source=_SOURCE,
 )

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from gradscope.checks.passage import Passage, Split
+
+NAMED = 6
+"""Gaps that are named one by one."""
 
 
 def observed(seen: Passage, activation: str, share: Split) -> str:
@@ -28,6 +32,20 @@ def observed(seen: Passage, activation: str, share: Split) -> str:
     if abs(share.paths) > 0.01:
         parts += f", skips and branches make {_factor(share.paths)}"
     return f"{text} Of this, {parts}."
+
+
+def not_blamed(gaps: Sequence[tuple[int, int]]) -> list[str]:
+    """Say between which layers something is not watched, and what follows: nothing where there is no such gap.
+
+    >>> not_blamed([(2, 3)])
+    ['What lies between layers 2 and 3 is not watched: it is not said which factor is to blame.']
+    """
+    if not gaps:
+        return []
+    where = ", ".join(f"{lower} and {upper}" for lower, upper in gaps[:NAMED])
+    if len(gaps) > NAMED:
+        where += f" and so on, {len(gaps)} places in all,"
+    return [f"What lies between layers {where} is not watched: it is not said which factor is to blame."]
 
 
 def duration(first: int | None, last: int | None, since: int) -> str:

@@ -23,7 +23,8 @@ def record(tmp_path: Path) -> Callable[..., Run]:
     """Record a chain: by step, the output gradients' norms from layer 1 to the head; None is absent.
 
     `weight_gain` says how much of each ratio the weights make. `values` sets single values afterwards, by
-    (step, depth, metric). `skipped` are steps that the optimizer did not take.
+    (step, depth, metric). `skipped` are steps that the optimizer did not take, `unresolved` the depths of layers
+    below which something is not watched.
     """
 
     def build(
@@ -35,12 +36,13 @@ def record(tmp_path: Path) -> Callable[..., Run]:
         loss: Mapping[int, float] | None = None,
         values: Mapping[tuple[int, int, str], float] | None = None,
         skipped: Sequence[int] = (),
+        unresolved: Sequence[int] = (),
         metrics: Sequence[MetricSpec] = METRICS,
         name: str = "patient",
     ) -> Run:
         writer = Writer(str(tmp_path / name), metrics=metrics, name=name)
         for step, profile in profiles.items():
-            writer.describe(chain(len(profile), activation))
+            writer.describe(chain(len(profile), activation, unresolved))
             table, present = fill(profile, weight_gain, path_gain)
             for (when, depth, metric), value in (values or {}).items():
                 if when == step:
@@ -58,7 +60,7 @@ def record(tmp_path: Path) -> Callable[..., Run]:
     return build
 
 
-def chain(count: int, activation: str) -> list[LayerSpec]:
+def chain(count: int, activation: str, unresolved: Sequence[int] = ()) -> list[LayerSpec]:
     return [
         LayerSpec(
             id=place,
@@ -67,6 +69,7 @@ def chain(count: int, activation: str) -> list[LayerSpec]:
             depth=place + 1,
             parents=(place - 1,) if place else (),
             activation=activation if place < count - 1 else "identity",
+            resolved=place + 1 not in unresolved,
         )
         for place in range(count)
     ]

@@ -219,6 +219,47 @@ def test_without_the_ledger_the_finding_stands(record: Record) -> None:
     assert "Of this" not in one.cause
 
 
+def test_what_is_not_watched_is_not_blamed(record: Record) -> None:
+    (one,) = diagnose(record({0: geometric(0.25, 9)}, activation="sigmoid", unresolved=[3, 6]))
+    assert list(one.evidence) == ["rate", "low", "high", "decades", "layers"]
+    assert one.evidence["decades"] == pytest.approx(8 * math.log10(0.25))
+    assert one.cause == (
+        "On its way from layer 9 to layer 1 the output gradient is multiplied by 0.25 per layer (95 % interval 0.25 "
+        "to 0.25), in total by 1.5e-05. What lies between layers 2 and 3, 5 and 6 is not watched: it is not said "
+        "which factor is to blame. It is so at step 0, the only one recorded."
+    )
+    assert one.remedy == (
+        "shorten the path: normalize, or add skip connections; look at what the gradient passes through between the "
+        "layers that are watched"
+    )
+
+
+def test_neither_is_it_when_exploding(record: Record) -> None:
+    (one,) = diagnose(record({0: geometric(2.0, 12)}, weight_gain=2.0, unresolved=range(2, 13)))
+    assert list(one.evidence) == ["rate", "low", "high", "decades", "layers"]
+    assert (
+        "What lies between layers 1 and 2, 2 and 3, 3 and 4, 4 and 5, 5 and 6, 6 and 7 and so on, 11 places in "
+        "all, is not watched: it is not said which factor is to blame."
+    ) in one.cause
+    assert one.remedy == (
+        "look at what the gradient passes through between the layers that are watched, and normalize it; clipping the "
+        "gradient keeps the step finite meanwhile, but leaves the ratio between layers as it is"
+    )
+
+
+def test_a_gap_outside_the_judged_layers_changes_nothing(record: Record) -> None:
+    (plain,) = diagnose(record({0: geometric(0.25, 9)}, name="plain"))
+    (outside,) = diagnose(record({0: geometric(0.25, 9)}, name="outside", unresolved=[1, 10]))
+    assert outside == plain
+
+
+def test_a_gap_beside_a_layer_without_a_value_counts(record: Record) -> None:
+    profile: list[float | None] = [*geometric(0.25, 9)]
+    profile[3] = None
+    (one,) = diagnose(record({0: profile}, unresolved=[4]))
+    assert "What lies between layers 3 and 4 is not watched" in one.cause
+
+
 def test_diagnose_takes_one_run(record: Record, tmp_path: Path) -> None:
     record({0: geometric(0.3, 8)})
     with pytest.raises(InvalidTypeError) as error:
