@@ -48,11 +48,15 @@ class Description:
         content = {"format": FORMAT_VERSION} | jsonable(asdict(self))
         return json.dumps(content, indent=1, allow_nan=False).encode()
 
+    def alive(self) -> bool | None:
+        """Tell whether the process that writes the run lives; None where that cannot be known, as on another host."""
+        return Process(self.pid, self.pid_started).alive() if self.host == socket.gethostname() else None
+
     def judged(self) -> str:
         """Return the status, with `interrupted` for a run whose writer died without closing it."""
         if self.status != "running":
             return self.status
-        alive = Process(self.pid, self.pid_started).alive() if self.host == socket.gethostname() else None
+        alive = self.alive()
         if alive is None:
             alive = time.time() - self.heartbeat <= SILENCE
         return "running" if alive else "interrupted"

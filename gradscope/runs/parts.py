@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gradscope.runs.format import Part
+from gradscope.runs.format import Part, parse_part, visible
 from gradscope.runs.store import Store
 
 FANOUT = 32
@@ -43,16 +43,19 @@ class PartWriter:
         self._written: list[Written] = []
 
     def write(self, rows: pa.Table) -> None:
-        """Write rows as a fresh part, then merge parts where enough have gathered."""
+        """Write rows as a fresh part."""
         part = Part(self._writer, self._next, self._next)
         data = encode([rows], self._schema)
         self._store.write(self._path(part), data)
         self._next += 1
         self._written.append(Written(part, 0, data.size))
+
+    def compact(self) -> None:
+        """Merge parts where enough have gathered; where that fails nothing is lost: they stay as they are."""
         try:
             while (group := mergeable(self._written)) and self._merge(group):
                 pass
-        except OSError as error:  # nothing is lost: the parts stay as they are
+        except Exception as error:
             _log.warning("could not compact %s: %s", self._store.shown(self._table), error)
 
     def _merge(self, group: list[Written]) -> bool:
@@ -67,6 +70,24 @@ class PartWriter:
 
     def _path(self, part: Part) -> str:
         return f"{self._table}/{part.filename}"
+
+
+def remove_covered(store: Store, table: str) -> None:
+    """Delete the parts that a merged one covers: a writer that dies between merging and deleting leaves them.
+
+    Our readers ignore them; others, who take every file, would count their rows twice. Whoever wrote them, their rows
+    are all in the merged part, which is complete once it has its name; it is opened first, in case the disk was not.
+    """
+    try:
+        found = {part for name in store.names(table) if (part := parse_part(name)) is not None}
+        for merged in visible(found):
+            covered = sorted(part for part in found if merged.covers(part))
+            if covered:
+                store.parquet(f"{table}/{merged.filename}").close()
+            for part in covered:
+                store.remove(f"{table}/{part.filename}")
+    except Exception as error:
+        _log.warning("could not tidy up %s: %s", store.shown(table), error)
 
 
 def mergeable(written: list[Written]) -> list[Written]:

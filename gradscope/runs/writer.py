@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from gradscope import __version__
-from gradscope.errors import InvalidValueError, RunExistsError
+from gradscope.errors import InvalidValueError, RunExistsError, unknown_name
 from gradscope.runs.buffer import LayerBuffer
 from gradscope.runs.description import Description, jsonable, read_description
 from gradscope.runs.format import DESCRIPTION, TABLES, schema_of
-from gradscope.runs.parts import PartWriter
+from gradscope.runs.given import arrow_rows, clean_row, real, warn_always, whole
+from gradscope.runs.parts import PartWriter, remove_covered
 from gradscope.runs.process import Process
 from gradscope.runs.store import Store
 from gradscope.runs.tables import TableReader
@@ -27,12 +29,16 @@ from gradscope.spec import LayerSpec, MetricSpec
 HEARTBEAT = 5.0
 """Least seconds between two rewritings of run.json that only renew the heartbeat."""
 
+_log = logging.getLogger(__name__)
+
 
 class Writer:
     """Appends rows to a run; everything a `flush` has returned from survives the death of the process.
 
     Rows gather in memory and are written at the latest `flush_seconds` after the last flush, at the end of a
-    recorded step. Only rank 0 writes run.json; the other ranks write parts of their own names beside its own.
+    recorded step. What cannot be stored is refused where it is given; what cannot be written is warned of, kept and
+    tried again: it never raises into the training. Only rank 0 writes run.json; the other ranks write parts of their
+    own names beside its own.
 
     Args:
         path: Folder of the run, on disk or anywhere fsspec reaches (``memory://``, ``s3://``).
@@ -47,7 +53,7 @@ class Writer:
         flush_values: Number of buffered values that forces a flush.
 
     Raises:
-        RunExistsError: The folder holds a run and `resume` is False.
+        RunExistsError: The folder holds a run and `resume` is False, or a living process of this host is writing it.
         InvalidValueError: The run to resume has other metrics.
         RunFormatError: The run.json to resume from cannot be read.
     """
@@ -87,6 +93,7 @@ class Writer:
         self.next_step = self._description.next_step
         self._open(resume)
         self._dirty = self._closed = False
+        self._failing: set[str] = set()
         self._last_flush = self._last_beat = time.monotonic()
 
     @property
@@ -116,62 +123,125 @@ class Writer:
             values: Shape (calls, metrics), metrics in the order given at opening; NaN and infinity are kept.
             present: Same shape; False stores null, whatever the value is.
             skipped: The optimizer did not take this step.
+
+        Raises:
+            InvalidTypeError: The step is no whole number.
+            InvalidValueError: The shapes do not fit.
         """
-        self._buffer.add(step, ids, values, present, skipped)
+        self._buffer.add(whole("step", step), ids, values, present, skipped)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Add scalars of a step, such as the loss."""
-        self.append("scalars", [{"step": step, "name": key, "value": float(one)} for key, one in values.items()])
+        """Add scalars of a step, such as the loss.
+
+        Raises:
+            InvalidTypeError: The step is no whole number, or a value no single number; then none is added.
+            InvalidValueError: The step or a value is out of range.
+        """
+        self.append("scalars", [{"step": step, "name": key, "value": real(key, one)} for key, one in values.items()])
 
     def event(self, step: int, text: str, kind: str = "user") -> None:
-        """Add a remark that belongs to a step."""
-        self.append("events", [{"step": step, "time": time.time(), "kind": kind, "text": text}])
+        """Add a remark that belongs to a step.
+
+        Raises:
+            InvalidTypeError: The step is no whole number.
+        """
+        self.append("events", [{"step": step, "time": time.time(), "kind": kind, "text": str(text)}])
 
     def append(self, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Add rows to one of the small tables, each a dict with the columns of its schema; rank is added."""
-        self._waiting[table].extend({**row, "rank": self._rank} for row in rows)
+        """Add rows to one of the small tables, each a dict with the columns of its schema; rank is added.
+
+        Raises:
+            UnknownNameError: There is no such table.
+            InvalidTypeError: A step is no whole number; then no row is added.
+        """
+        if table not in self._waiting:
+            raise unknown_name("table", table, self._waiting)
+        self._waiting[table] += [clean_row(row, self._rank) for row in rows]
 
     def tick(self) -> None:
         """End a recorded step: flush if it is time to, else only read the clock."""
         due = time.monotonic() - self._last_flush >= self._flush_seconds
-        if due or self._buffer.values >= self._flush_values:
+        full = self._buffer.values >= self._flush_values and "layers" not in self._failing
+        if due or full:
             self.flush()
 
     def flush(self) -> None:
-        """Write everything gathered so far; once it returns, the death of the process loses none of it."""
-        now = time.monotonic()
-        if self._dirty or now - self._last_beat >= HEARTBEAT:
-            self._describe_self()
+        """Write everything gathered so far; once it returns, the death of the process loses none of it.
+
+        What cannot be written is warned of; its rows stay for the next flush, and all else is written.
+        """
+        if self._dirty or time.monotonic() - self._last_beat >= HEARTBEAT:
+            self._attempt(DESCRIPTION, self._describe_self)
         if len(self._buffer):
-            self._parts["layers"].write(self._buffer.table())
-            self._buffer.clear()
+            self._attempt("layers", self._write_layers)
         for table, rows in self._waiting.items():
             if rows:
-                self._parts[table].write(pa.Table.from_pylist(rows, schema=schema_of(table)))
-                rows.clear()
+                self._attempt(table, partial(self._write_small, table))
         self._last_flush = time.monotonic()
 
     def close(self, status: str = "finished", error: str | None = None) -> None:
         """Flush, and write how the run ended; closing again does nothing."""
         if self._closed:
             return
-        self.flush()
-        self._description = replace(self._description, status=status, error=error, end=time.time())
-        self._describe_self()
         self._closed = True
+        try:
+            self.flush()
+        finally:
+            self._description = replace(self._description, status=status, error=error, end=time.time())
+            self._attempt(DESCRIPTION, self._describe_self)
+        for table in TABLES:
+            remove_covered(self._store, table)
+
+    def _attempt(self, what: str, write: Callable[[], None]) -> None:
+        """Write, or warn once until it works again: a full disk is no reason to end a training."""
+        try:
+            write()
+        except Exception as error:
+            message = f"{self._store.shown(what)} could not be written: {type(error).__name__}: {error}"
+            _log.warning(message, exc_info=error)
+            if what not in self._failing:
+                warn_always(f"{message}; it is tried again until the run is closed")
+            self._failing.add(what)
+        else:
+            self._failing.discard(what)
+
+    def _write_layers(self) -> None:
+        self._parts["layers"].write(self._buffer.table())
+        self._buffer.clear()
+        self._parts["layers"].compact()
+
+    def _write_small(self, table: str) -> None:
+        rows = self._waiting[table]
+        content, errors = arrow_rows(rows, schema_of(table))
+        if len(content):
+            self._parts[table].write(content)
+        count = len(rows)
+        rows.clear()
+        if errors:
+            message = f"left out {len(errors)} of {count} rows of {self._store.shown(table)}: {errors[0]}"
+            _log.warning(message)
+            warn_always(message)
+        self._parts[table].compact()
 
     def _continued(self, fresh: Description) -> Description:
         if not self._store.is_file(DESCRIPTION):
             return fresh
         stored = read_description(self._store)
+        if self._rank == 0 and stored.status == "running" and stored.alive():
+            raise RunExistsError(
+                f"{self.path!r} is being written by process {stored.pid} on host {stored.host}; "
+                "close it first, or choose another folder"
+            )
         _same_metrics(stored, fresh, self.path)
-        last = max((_last_step(self._store, table) for table in ("layers", "scalars")), default=-1)
+        for table in TABLES:
+            remove_covered(self._store, table)
         return replace(
             stored,
             config={**stored.config, **fresh.config},
             environment={**stored.environment, **fresh.environment},
             every=fresh.every,
-            next_step=max(stored.next_step, last + 1),
+            # Not from scalars: they may be logged at any step.
+            next_step=max(stored.next_step, _last_step(self._store, fresh.metrics) + 1),
             status="running",
             error=None,
             end=None,
@@ -188,10 +258,10 @@ class Writer:
 
     def _describe_self(self) -> None:
         self._last_beat = time.monotonic()
-        self._dirty = False
         if self._rank == 0:
             described = replace(self._description, next_step=self.next_step, heartbeat=time.time())
             self._store.write(DESCRIPTION, described.to_bytes())
+        self._dirty = False
 
 
 def _signed(description: Description) -> Description:
@@ -217,6 +287,6 @@ def _same_metrics(stored: Description, given: Description, path: str) -> None:
         )
 
 
-def _last_step(store: Store, table: str) -> int:
-    steps = TableReader(store, table, schema_of(table)).columns(["step"])["step"]
-    return max((chunk.to_numpy().max() for chunk in steps.chunks if len(chunk)), default=-1)
+def _last_step(store: Store, metrics: Sequence[MetricSpec]) -> int:
+    steps = TableReader(store, "layers", schema_of("layers", metrics)).columns(["step"])["step"]
+    return max((int(chunk.to_numpy().max()) for chunk in steps.chunks if len(chunk)), default=-1)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -61,7 +65,7 @@ def test_a_crash_while_deleting_doubles_nothing(count: int, deleted: int, tmp_pa
     """The merged part is there, and of those it covers all but the first `deleted`."""
     folder = tmp_path_factory.mktemp("crash") / "run"
 
-    class Dies(Exception):
+    class Dies(BaseException):
         pass
 
     class DyingStore(Store):
@@ -88,6 +92,57 @@ def test_a_crash_while_deleting_doubles_nothing(count: int, deleted: int, tmp_pa
     assert written == FANOUT
     assert len(parts_in(folder)) == 1 + FANOUT - deleted
     assert Run(str(folder)).rows("a")["step"].tolist() == list(range(FANOUT))
+
+
+def leave_covered_parts(folder: Path) -> None:
+    """Write 33 steps, and put the first two parts back, as a crash between merging and deleting leaves them."""
+    write_steps(folder, FANOUT - 1)
+    (early, later) = parts_in(folder)[:2]
+    content = [(folder / "layers" / one.filename).read_bytes() for one in (early, later)]
+    (merged,) = merge_all(folder)
+    for part, data in zip((early, later), content, strict=True):
+        (folder / "layers" / part.filename).write_bytes(data)
+    assert parts_in(folder) == [early, merged, later]
+
+
+def merge_all(folder: Path) -> list[Part]:
+    parts = parts_in(folder)
+    table = pa.concat_tables(pq.ParquetFile(folder / "layers" / part.filename).read() for part in parts)
+    for part in parts:
+        (folder / "layers" / part.filename).unlink()
+    merged = Part(parts[0].writer, parts[0].first, parts[-1].last)
+    pq.write_table(table, folder / "layers" / merged.filename)
+    return [merged]
+
+
+def test_the_next_writer_deletes_what_a_dead_one_left(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    leave_covered_parts(folder)
+    assert len(pd.read_parquet(folder / "layers")) == FANOUT + 1  # others count them twice
+    description = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(description | {"pid_started": 1}))
+    Writer(str(folder), metrics=METRICS, resume=True)
+    assert len(parts_in(folder)) == 1
+    assert pd.read_parquet(folder / "layers")["step"].tolist() == list(range(FANOUT - 1))
+
+
+def test_closing_deletes_what_another_writer_left(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    other = Writer(str(folder), metrics=METRICS, rank=1)
+    leave_covered_parts(folder)
+    other.close()
+    assert len(parts_in(folder)) == 1
+
+
+def test_parts_covered_by_an_unreadable_one_are_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = tmp_path / "run"
+    leave_covered_parts(folder)
+    early, merged, later = parts_in(folder)
+    (folder / "layers" / merged.filename).write_bytes(b"")
+    with caplog.at_level(logging.WARNING, logger="gradscope.runs.parts"):
+        Writer(str(folder), metrics=METRICS, rank=1).close()
+    assert caplog.messages == [f"could not tidy up {folder}/layers: Parquet file size is 0 bytes"]
+    assert parts_in(folder) == [early, merged, later]
 
 
 def test_a_merge_that_fails_is_given_up_and_told(
@@ -139,8 +194,6 @@ def test_cached_columns_are_not_read_again_after_a_merge(tmp_path: Path, monkeyp
         return plain(self, name)
 
     def row(step: int) -> Any:
-        import pyarrow as pa
-
         content = {"step": [step], "rank": [0], "id": [0], "skipped": [False], "nonfinite": [0], "a": [1.0]}
         return pa.table(content, schema=schema)
 
@@ -148,6 +201,7 @@ def test_cached_columns_are_not_read_again_after_a_merge(tmp_path: Path, monkeyp
         writer.write(row(step))
     reader.columns(["step"])
     writer.write(row(31))
+    writer.compact()
     monkeypatch.setattr(Store, "parquet", counted)
     assert reader.refresh() is True
     steps = reader.columns(["step"])["step"].to_pylist()
@@ -156,6 +210,7 @@ def test_cached_columns_are_not_read_again_after_a_merge(tmp_path: Path, monkeyp
     assert reader.refresh() is False
     for step in range(32, 64):
         writer.write(row(step))
+        writer.compact()
         reader.refresh()
         reader.columns(["step"])
     assert len(parts_in(tmp_path)) == 2

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +15,7 @@ import fsspec
 import numpy as np
 import pytest
 
-from gradscope.errors import InvalidValueError
+from gradscope.errors import InvalidValueError, RunExistsError
 from gradscope.runs import Run, Writer, load
 from gradscope.runs.store import Store
 from gradscope.spec import LayerSpec, MetricSpec
@@ -113,12 +116,47 @@ def test_a_failed_flush_keeps_its_rows(tmp_path: Path, metrics: Any, chain: Chai
     fill(writer, [0])
     obstacle = tmp_path / "run" / "layers"
     obstacle.write_text("in the way")
-    with pytest.raises(NotADirectoryError):
+    writer.scalars(0, {"loss": 1.0})
+    with pytest.warns(UserWarning, match="could not be written") as caught:
         writer.flush()
+    assert re.fullmatch(
+        rf"{tmp_path}/run/layers could not be written: NotADirectoryError: .*; "
+        "it is tried again until the run is closed",
+        str(caught[0].message),
+    )
+    assert Run(str(tmp_path / "run")).scalars["value"].tolist() == [1.0]
+    writer.flush()  # it fails again, and says so no more
+    assert len(caught) == 1
     obstacle.unlink()
     fill(writer, [1])
     writer.close()
-    assert Run(str(tmp_path / "run")).steps() == [0, 1]
+    run = Run(str(tmp_path / "run"))
+    assert (run.status, run.steps()) == ("finished", [0, 1])
+
+
+def test_a_run_whose_rows_cannot_be_written_still_ends(tmp_path: Path, metrics: Any, chain: Chain, fill: Fill) -> None:
+    writer = Writer(str(tmp_path / "run"), metrics=metrics)
+    writer.describe(chain(3))
+    fill(writer, [0])
+    (tmp_path / "run" / "layers").write_text("in the way")
+    with pytest.warns(UserWarning, match="layers could not be written"):
+        writer.close("failed", "RuntimeError: no")
+    run = Run(str(tmp_path / "run"))
+    assert (run.status, run.error, len(run.specs)) == ("failed", "RuntimeError: no", 3)
+
+
+def test_an_interrupted_close_writes_the_status(tmp_path: Path, metrics: Any, chain: Chain, fill: Fill) -> None:
+    class InterruptedStore(Store):
+        def write(self, name: str, data: Any) -> None:
+            raise KeyboardInterrupt
+
+    writer = Writer(str(tmp_path / "run"), metrics=metrics)
+    writer.describe(chain(3))
+    fill(writer, [0])
+    writer._parts["layers"]._store = InterruptedStore(str(tmp_path / "run"))
+    with pytest.raises(KeyboardInterrupt):
+        writer.close()
+    assert Run(str(tmp_path / "run")).status == "finished"
 
 
 def test_buffers_are_reused(tmp_path: Path, metrics: Any, fill: Fill) -> None:
@@ -141,13 +179,38 @@ def test_resume_continues_the_steps(tmp_path: Path, metrics: Any, chain: Chain, 
     again = Writer(str(tmp_path / "run"), metrics=metrics, resume=True, config={"lr": 2}, name="other")
     assert (again.next_step, again.layers) == (14, tuple(chain(3)))
     fill(again, [20])
-    again.scalars(27, {"loss": 1.0})
+    again.scalars(1000, {"loss": 1.0})  # any step may be logged: it does not count
     again.flush()
-    third = Writer(str(tmp_path / "run"), metrics=metrics, resume=True)  # the second one died unclosed
-    assert third.next_step == 28
+    described(tmp_path / "run", pid_started=1)  # the second one died unclosed
+    third = Writer(str(tmp_path / "run"), metrics=metrics, resume=True)
+    assert third.next_step == 21
     run = Run(str(tmp_path / "run"))
     assert (run.name, run.error, run.config) == ("mine", None, {"lr": 2, "seed": 3})
     assert run.steps() == [0, 10, 20]
+
+
+def test_a_run_that_is_being_written_is_not_resumed(tmp_path: Path, metrics: Any) -> None:
+    path = str(tmp_path / "run")
+    first = Writer(path, metrics=metrics)
+    before = (tmp_path / "run" / "run.json").read_bytes()
+    with pytest.raises(RunExistsError) as error:
+        Writer(path, metrics=metrics, resume=True)
+    assert str(error.value) == (
+        f"'{path}' is being written by process {os.getpid()} on host {socket.gethostname()}; "
+        "close it first, or choose another folder"
+    )
+    assert (tmp_path / "run" / "run.json").read_bytes() == before
+    Writer(path, metrics=metrics, resume=True, rank=1).close()  # another rank of it joins in
+    first.close()
+    Writer(path, metrics=metrics, resume=True).close()
+
+
+def test_a_run_of_another_host_is_resumed(tmp_path: Path, metrics: Any) -> None:
+    """A job that was preempted goes on elsewhere at once; whether its process lives cannot be known."""
+    Writer(str(tmp_path / "run"), metrics=metrics)
+    described(tmp_path / "run", host="elsewhere")
+    Writer(str(tmp_path / "run"), metrics=metrics, resume=True).close()
+    assert Run(str(tmp_path / "run")).status == "finished"
 
 
 def test_resume_where_there_is_nothing_starts_afresh(tmp_path: Path, metrics: Any) -> None:
