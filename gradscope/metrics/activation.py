@@ -45,7 +45,7 @@ def activation_std(activation_moments: Moments) -> NDArray[np.float64]:
     parameters=SAMPLE,
     formula="share of phi(u) == 0",
 )
-def zero_fraction(activation_sample: Tensor) -> Tensor | float:
+def zero_fraction(activation_sample: Tensor) -> Tensor | None:
     """Share of entries of phi(u) that are exactly zero; about one half for a healthy ReLU."""
     return share_of_zeros(activation_sample)
 
@@ -59,7 +59,7 @@ def zero_fraction(activation_sample: Tensor) -> Tensor | float:
     parameters={**SAMPLE, "threshold": FLAT},
     formula="share of |phi'(u)| < 0.01 max phi'",
 )
-def saturation(slope_sample: Tensor, slope_max: float) -> Tensor | float:
+def saturation(slope_sample: Tensor, slope_max: float) -> Tensor | None:
     """Share of entries where the activation function is flat: |phi'(u)| strictly below 1 % of its maximum.
 
     Sigmoid: |u| > 5.99; tanh: |u| > 2.99. For a phi that is flat on one side only (ReLU) this is the inactive share and
@@ -79,7 +79,7 @@ def saturation(slope_sample: Tensor, slope_max: float) -> Tensor | float:
     formula="sqrt(mean(phi'(u)^2))",
     source="Schoenholz et al. 2017: chi = sigma_w^2 E[phi'(u)^2]",
 )
-def slope_rms(slope_sample: Tensor) -> Tensor:
+def slope_rms(slope_sample: Tensor) -> Tensor | None:
     """Root mean square of phi'(u): the factor by which the activation function scales a random error signal."""
     return root_mean_square(slope_sample)
 

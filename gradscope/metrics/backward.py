@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gradscope.metrics.numeric import share_below, share_of_zeros
+from gradscope.metrics.numeric import Ratio, share_below, share_of_zeros
 from gradscope.metrics.registry import metric
 from gradscope.signals import Moments
 
@@ -108,16 +108,17 @@ def input_grad_total_norm(input_grad_total_moments: Moments) -> NDArray[np.float
     degree=0,
     formula="<g_own, g> / |g|^2",
 )
-def input_share(input_grad: Tensor, input_grad_total: Tensor) -> Tensor | float:
+def input_share(input_grad: Tensor, input_grad_total: Tensor) -> Ratio:
     """Share of the gradient at the layer's input that came through this layer's own weights.
 
     <g_own, g> / |g|^2 with g = sum of the contributions of all paths that start at this input; the shares of all
-    paths sum to 1. Below 0 or above 1 where paths cancel. NaN where g is exactly zero.
+    paths sum to 1. Below 0 or above 1 where paths cancel. Null where g is exactly zero.
     """
-    if input_grad is input_grad_total:
-        return 1.0
-    own, total = input_grad.double(), input_grad_total.double()
-    return (own * total).sum() / (total * total).sum()
+    if input_grad.shape != input_grad_total.shape:
+        raise ValueError(f"shapes differ: {tuple(input_grad.shape)} and {tuple(input_grad_total.shape)}")
+    total = input_grad_total.double()
+    own = total if input_grad is input_grad_total else input_grad.double()
+    return Ratio((own * total).sum(), (total * total).sum())
 
 
 @metric(
@@ -130,7 +131,7 @@ def input_share(input_grad: Tensor, input_grad_total: Tensor) -> Tensor | float:
     parameters=SAMPLE,
     formula="share of dL/dz == 0",
 )
-def output_grad_zero_fraction(output_grad_sample: Tensor) -> Tensor | float:
+def output_grad_zero_fraction(output_grad_sample: Tensor) -> Tensor | None:
     """Share of entries of the error signal that are exactly zero (half of them after a healthy ReLU)."""
     return share_of_zeros(output_grad_sample)
 
@@ -145,6 +146,6 @@ def output_grad_zero_fraction(output_grad_sample: Tensor) -> Tensor | float:
     formula="share of 0 < |dL/dz| <= 2^-25",
     source="IEEE 754 binary16: smallest subnormal 2^-24, ties to even",
 )
-def fp16_underflow_fraction(output_grad_sample: Tensor) -> Tensor | float:
+def fp16_underflow_fraction(output_grad_sample: Tensor) -> Tensor | None:
     """Share of entries of the error signal that are not zero but would be in half precision without a loss scale."""
     return share_below(output_grad_sample, FP16_SMALLEST / 2)

@@ -52,13 +52,13 @@ def output_rms(output_moments: Moments) -> NDArray[np.float64]:
     parameters={"sample": "whole units, about 32768 entries"},
     formula="mean over units of std over samples of z",
 )
-def sample_spread(output_units: Tensor) -> Tensor | float:
+def sample_spread(output_units: Tensor) -> Tensor | None:
     """How far the layer still tells samples apart: mean over units of the standard deviation over samples.
 
     Divisor N - 1, every position of a convolution on its own. Near zero against output_std: all samples look the same
-    from here on. NaN for a single sample.
+    from here on. Null for a single sample.
     """
     if output_units.shape[0] < 2:
-        return float("nan")
+        return None
     spread: Tensor = torch.std(output_units.double(), dim=0).mean()
     return spread

@@ -59,7 +59,8 @@ def metric(
     """Register a function as a metric; its parameter names say which signals it takes (``gradscope.signals``).
 
     The function must be pure: it does not change its input and keeps no reference to it. Tensors come detached. It
-    returns one number per layer call: a 0-dim tensor or a float. A function of ``*_moments`` only gets arrays with one
+    returns one number per layer call: a 0-dim tensor or a float, None where it is undefined, or a ``Ratio``, which is
+    null where its denominator is zero. A function of ``*_moments`` only gets arrays with one
     entry per call and returns such an array. An error inside it never reaches the training loop: it is reported
     once, and the value is null.
 

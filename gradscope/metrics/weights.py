@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gradscope.metrics.numeric import root_mean_square, share_of_zeros
+from gradscope.metrics.numeric import Ratio, root_mean_square, share_of_zeros
 from gradscope.metrics.registry import metric
 from gradscope.signals import Moments
 
@@ -74,7 +74,7 @@ def weight_grad_rms(weight_grad_moments: Moments) -> NDArray[np.float64]:
     parameters=SAMPLE,
     formula="share of dL/dW == 0",
 )
-def weight_grad_zero_fraction(weight_grad_sample: Tensor) -> Tensor | float:
+def weight_grad_zero_fraction(weight_grad_sample: Tensor) -> Tensor | None:
     """Share of entries of the weight gradient that are exactly zero."""
     return share_of_zeros(weight_grad_sample)
 
@@ -117,10 +117,11 @@ def weight_rms(weight_moments: Moments) -> NDArray[np.float64]:
     formula="rms(Delta W) / rms(W)",
     source="CS231n, Neural Networks Part 3: about 1e-3 is usual",
 )
-def update_ratio(weight_update_sample: Tensor, weight_sample: Tensor) -> Tensor:
+def update_ratio(weight_update_sample: Tensor, weight_sample: Tensor) -> Ratio | None:
     """How much the optimizer step changed the weight, relative to it.
 
-    rms(Delta W) / rms(W). Zero: the step changed nothing. Infinite or NaN: the weight was all zero. Null without an
+    rms(Delta W) / rms(W). Zero: the step changed nothing. Null where the weight was all zero, and without an
     optimizer, since nothing says when the step happens.
     """
-    return root_mean_square(weight_update_sample) / root_mean_square(weight_sample)
+    update, weight = root_mean_square(weight_update_sample), root_mean_square(weight_sample)
+    return Ratio(update, weight) if update is not None and weight is not None else None

@@ -20,22 +20,20 @@ class Attachment:
 
     Attributes:
         recorder: Where calls go; None between recorded steps.
-        restarts: True while an optimizer evaluates a closure: every forward pass then starts the step afresh.
     """
 
     def __init__(self, model: nn.Module, layers: tuple[Layer, ...], watch_norms: bool, fault: Fault) -> None:
         self.recorder: Recorder | None = None
-        self.restarts = False
         self._model = model
         self._layers = layers
         self._watch_norms = watch_norms
         self._fault = fault
         self._hooks = HookSet()
-        self._in_pass = False
+        self._passes = 0
 
     def attach(self, recorder: Recorder) -> None:
         """Send the calls of the coming step to a recorder."""
-        self.recorder = recorder
+        self.recorder, self._passes = recorder, 0
         if self._hooks:
             return
         for layer in self._layers:
@@ -50,6 +48,7 @@ class Attachment:
         if self.recorder is not None:
             self.recorder.open = False
         self.recorder = None
+        self._passes = 0
         self._hooks.remove()
 
     def _counts(self) -> bool:
@@ -65,19 +64,20 @@ class Attachment:
 
     def _before_forward(self, *_: Any) -> None:
         if self.recorder is not None and self._counts():
-            if self.restarts:
-                self.recorder.restart()
-            self.recorder.begin_pass()
-            self._in_pass = True
+            self._passes += 1
+            # A model that calls itself is still in its first pass.
+            if self._passes == 1:
+                self.recorder.begin_pass()
 
     def _after_forward(self, _module: nn.Module, _args: Any, output: Any) -> None:
-        if self.recorder is None or not self._in_pass:
+        if self.recorder is None or self._passes == 0:
             return
-        self._in_pass = False
-        try:
-            self.recorder.end_pass(output)
-        except Exception as error:
-            self._fault("all layers", "end of the forward pass", error)
+        self._passes -= 1
+        if self._passes == 0:
+            try:
+                self.recorder.end_pass(output)
+            except Exception as error:
+                self._fault("all layers", "end of the forward pass", error)
 
     def _layer_hook(self, layer: Layer) -> Hook:
         def hook(_module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Protocol, cast
 
 from torch import Tensor
 
-from gradscope.metrics import Metric
+from gradscope.metrics import Metric, Ratio
 from gradscope.probe.functions import Phi
 from gradscope.probe.histograms import bin_counts
 from gradscope.probe.plan import Program
@@ -83,7 +83,7 @@ class Reading:
 
     Attributes:
         moments: (entries, place) by signal.
-        values: (weight, place) by metric.
+        values: (weight, place of numerator and denominator) by metric.
         histograms: (place, sampled entries, entries) by signal.
         flat_units: (samples, units, place) of the share of samples at which a unit is flat.
     """
@@ -134,7 +134,13 @@ def _measure(metric: Metric, source: Source, reading: Reading, tape: Tape) -> No
     arguments = [source.get(request.signal, request.form) for request in metric.requests]
     if any(argument is None for argument in arguments):
         return
-    place = tape.put(_number(metric.function(*arguments)))
+    value = metric.function(*arguments)
+    if value is None:
+        return
+    # A plain number is a ratio to 1.
+    whole = Ratio(value, 1.0) if not isinstance(value, Ratio) else value
+    place = tape.put(_number(whole.numerator))
+    tape.put(_number(whole.denominator))
     first = arguments[0]
     weight = first.numel() if isinstance(first, Tensor) else 1
     reading.values.setdefault(metric.name, []).append((weight, place))

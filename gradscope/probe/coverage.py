@@ -19,8 +19,8 @@ class Coverage:
 
     Attributes:
         layer: Qualified name.
-        code: ``recorded``, ``never_called``, ``uncounted``, ``missed``, ``no_gradient``, ``frozen``,
-            ``unknown_activation`` or ``error``.
+        code: ``recorded``, or why not all of it: ``never_called``, ``uncounted``, ``missed``, ``repeated``,
+            ``no_gradient``, ``frozen``, ``no_contribution``, ``computed_weight``, ``unknown_activation``, ``error``.
         expected: Output gradients that should have arrived.
         fired: Output gradients that did.
         text: The same in words.
@@ -70,13 +70,19 @@ def _reason(
         )
     if expected == 0:
         return "no_gradient", "its output needs no gradient: frozen, with nothing to train before it"
+    if any(batch.fired > 1 for one in calls for batch in one.batches):
+        return "repeated", "its gradient arrived twice through one forward pass (retain_graph): the sum is not known"
     if fired < expected:
         return (
             "missed",
             f"expected {expected} output gradients, saw {fired}: not part of the loss, or changed out of sight",
         )
+    if not all(one.contributes for one in calls):
+        return "no_contribution", "what it sends back through its own weights cannot be told from its graph: no gains"
     if layer.weight is not None and not layer.weight.requires_grad:
         return "frozen", "its weight needs no gradient; error signals are recorded"
+    if layer.weight is None:
+        return "computed_weight", "its weight is computed (parametrized), not a parameter: no weight metrics"
     if any(one.activation == "?" for one in calls):
         return "unknown_activation", "what follows is no activation function known here: no metrics of phi"
     if all(one.activation == "identity" for one in calls):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,17 +63,18 @@ _PLUMBING = (
     "Split",
     "Squeeze",
     "Stack",
-    "Sub",
+    "SubBackward",
     "Sum",
     "TBackward",
     "ToCopy",
     "Transpose",
     "Unbind",
     "Unfold",
+    "UnsafeView",
     "Unsqueeze",
     "Upsample",
     "View",
-    "Add",
+    "AddBackward",
     "FeatureDropout",
 )
 
@@ -89,6 +91,7 @@ class Way:
         node: Autograd node of the activation function.
         direct: Whether the activation function receives the output (or its normalization) and nothing is added.
         arrives: Whether what the activation function returns is what arrives at the end, but for its shape.
+        understood: Whether every node on the way is known; a product that is not watched is not.
     """
 
     norm: str
@@ -97,26 +100,68 @@ class Way:
     node: Any | None
     direct: bool = True
     arrives: bool = False
+    understood: bool = True
 
 
 def read_way(path: tuple[Any, ...], output_is_view: bool) -> Way:
     """Find normalization and activation function on a path, nearest to the layer first."""
     norm, norm_node, direct = "none", None, True
+    understood = all(_is_known(node) for node in path)
     for place, node in enumerate(path, start=1):
         name = node.name()
         if is_activation(name):
             arrives = all(after.name().startswith(RESHAPES) for after in path[place:])
-            return Way(norm, norm_node, "known", node, direct, arrives)
+            return Way(norm, norm_node, "known", node, direct, arrives, understood)
         if softsign_input(node) is not None:
-            return Way(norm, norm_node, "softsign", node, direct)
+            return Way(norm, norm_node, "softsign", node, direct, understood=understood)
         if name == _HIDDEN and output_is_view and direct and norm_node is None:
-            return Way(norm, norm_node, "hidden", node)
+            return Way(norm, norm_node, "hidden", node, understood=understood)
         if name in NORMS or _is_rms(node):
             norm, norm_node = NORMS.get(name, "rms"), node
         elif not _is_plumbing(node):
-            return Way(norm, norm_node, "?", None, direct=False)
+            return Way(norm, norm_node, "?", None, direct=False, understood=False)
         direct = direct and (norm_node is node or name.startswith(RESHAPES))
-    return Way(norm, norm_node, "identity", None, direct)
+    return Way(norm, norm_node, "identity", None, direct, understood=understood)
+
+
+def _is_known(node: Any) -> bool:
+    name = node.name()
+    return (
+        is_activation(name) or softsign_input(node) is not None or name in NORMS or _is_rms(node) or _is_plumbing(node)
+    )
+
+
+def is_bypassed(way: Way, path: tuple[Any, ...], products: Mapping[Any, Any], call: object) -> bool:
+    """Tell whether the layer's output also reaches the end of the path around its activation function.
+
+    Args:
+        way: What was found on the path.
+        path: Nodes from the layer on.
+        products: Nodes at which a way around ends, and whose calls they are.
+        call: The layer's call.
+    """
+    first = 0 if way.node is None else path.index(way.node) + 1
+    stack: list[Any] = []
+    for place in range(first, len(path)):
+        onward = edges(path[place])
+        if len(onward) > 1:
+            # All but the edge that the path itself takes.
+            taken = path[place - 1] if place else next((one for one in onward if products.get(one) is call), None)
+            if taken in onward:
+                onward.remove(taken)
+            stack.extend(onward)
+    seen: set[Any] = set()
+    while stack and len(seen) < 64:
+        node = stack.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        if node in products:
+            if products[node] is call:
+                return True
+            continue
+        stack.extend(edges(node))
+    return False
 
 
 def _is_plumbing(node: Any) -> bool:

@@ -18,7 +18,7 @@ PRODUCTS = {
     "ConvolutionOverrideableBackward0": 0,
 }
 _LEAF = "torch::autograd::AccumulateGrad"
-RESHAPES = ("View", "Squeeze", "Unsqueeze", "Transpose", "Permute", "Reshape", "Alias", "ToCopy")
+RESHAPES = ("View", "UnsafeView", "Squeeze", "Unsqueeze", "Transpose", "Permute", "Reshape", "Alias", "ToCopy")
 
 
 def edges(node: Any) -> list[Any]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
+from contextlib import nullcontext
+from types import MethodType
 from typing import Any
 
 from torch import nn
@@ -11,12 +14,9 @@ CHANNEL_NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LocalResponseN
 NORM_MODULES = (*CHANNEL_NORMS, nn.LayerNorm, nn.RMSNorm)
 
 
-def inert(*_args: Any, **_kwargs: Any) -> None:
-    """Do nothing: what a hook becomes in a copy of the model, so that the copy does not record."""
-
-
-def _make_inert() -> Callable[..., None]:
-    return inert
+# What a hook becomes in a copy or a pickle of the model: a callable of the standard library that takes anything and
+# returns None, so that the copy does not record and a pickle opens where gradscope is not installed.
+_NOTHING = nullcontext()
 
 
 class Hook:
@@ -32,10 +32,10 @@ class Hook:
         return self._call(*args, **kwargs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Callable[..., None]:
-        return inert
+        return _NOTHING.__exit__
 
-    def __reduce__(self) -> tuple[Callable[[], Callable[..., None]], tuple[()]]:
-        return _make_inert, ()
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[object, str]]:
+        return getattr, (_NOTHING, "__exit__")
 
 
 def on_gradient(tensor: Any, hook: Callable[..., None]) -> Any:
@@ -43,9 +43,19 @@ def on_gradient(tensor: Any, hook: Callable[..., None]) -> Any:
     return tensor.register_hook(hook)
 
 
-def on_accumulation(parameter: Any, hook: Callable[..., None]) -> Any:
-    """Call a hook when a gradient has been added to ``parameter.grad``; untyped in torch as well."""
-    return parameter.register_post_accumulate_grad_hook(hook)
+def on_accumulation(parameter: Any, call: Callable[..., None]) -> Any:
+    """Call something when a gradient has been added to ``parameter.grad``, as long as somebody else keeps it alive.
+
+    The collector cannot see through a parameter's hooks: a strong reference would keep the model for ever.
+    """
+    alive = weakref.WeakMethod(call) if isinstance(call, MethodType) else weakref.ref(call)
+
+    def forward(grad_owner: Any) -> None:
+        found = alive()
+        if found is not None:
+            found(grad_owner)
+
+    return parameter.register_post_accumulate_grad_hook(Hook(forward))
 
 
 class HookSet:

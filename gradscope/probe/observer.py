@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterable, Sequence
+import weakref
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, cast
 
@@ -15,7 +16,7 @@ from gradscope.errors import InvalidTypeError, InvalidValueError
 from gradscope.probe.attachment import Attachment
 from gradscope.probe.coverage import coverage_frame
 from gradscope.probe.hooks import Hook, HookSet, on_accumulation
-from gradscope.probe.layers import Layer
+from gradscope.probe.layers import Layer, plain
 from gradscope.probe.parameters import GRADIENTS, VALUES, ParameterReader
 from gradscope.probe.plan import Plan
 from gradscope.probe.recorder import Recorder
@@ -25,6 +26,8 @@ from gradscope.runs import Run, Writer, load
 
 if TYPE_CHECKING:
     import pandas as pd
+
+FLAGS = 4
 
 
 class Probe:
@@ -39,6 +42,7 @@ class Probe:
         writer: Writer,
         every: int,
     ) -> None:
+        self._model = model
         self._optimizers = tuple(optimizers)
         self._plan = plan
         self._writer = writer
@@ -50,9 +54,12 @@ class Probe:
         self._lasting = HookSet()
         self._recorder: Recorder | None = None
         self._stepped: set[int] = set()
-        self._saw_backward = self._closed = False
+        self._saw_backward = self._evaluates = self._closed = False
         self._spent, self._start = 0.0, time.perf_counter()
-        self._attach_lasting(layers)
+        # A probe that is dropped together with its model leaves a finished run.
+        self._finalizer = weakref.finalize(self, writer.close)
+        self._finalizer.atexit = False
+        self._attach_lasting()
         self._arm()
 
     # What the user calls.
@@ -118,7 +125,7 @@ class Probe:
         if self._optimizers:
             raise InvalidValueError("this probe counts the steps of its optimizer; call probe.step() only without one")
         if self._recorder is not None:
-            self._parameters.before_step(self._recorder, None, (*VALUES, *GRADIENTS))
+            self._read_parameters(self._recorder)
         self._close_step()
 
     def close(self, status: str = "finished", error: str | None = None) -> None:
@@ -134,11 +141,13 @@ class Probe:
         try:
             self._keep_unfinished(error)
             self._sink.fetch_scalars()
+            self._name_idle_optimizers()
         except Exception as problem:
             self._fault("all layers", "closing", problem)
         self._attachment.detach()
         self._parameters.disarm()
         self._lasting.remove()
+        self._finalizer.detach()
         self._writer.close(status, error)
 
     def __enter__(self) -> Self:
@@ -154,41 +163,40 @@ class Probe:
 
     # Steps.
 
-    def _attach_lasting(self, layers: Sequence[Layer]) -> None:
+    def _attach_lasting(self) -> None:
         for optimizer in self._optimizers:
             self._lasting.add(optimizer.register_step_pre_hook(Hook(self._before_optimizer)))
             self._lasting.add(optimizer.register_step_post_hook(Hook(self._after_optimizer)))
-        trained = [layer.weight for layer in layers if layer.weight is not None and layer.weight.requires_grad]
-        if trained:
-            # log() asks whether there was a backward pass; one flag on one parameter tells.
-            self._lasting.add(on_accumulation(trained[-1], Hook(self._note_backward)))
+        # log() asks whether there was a backward pass; a flag on some parameters tells, wherever the loss reaches.
+        for parameter in _spread(self._model, FLAGS):
+            self._lasting.add(on_accumulation(parameter, self._note_backward))
 
     def _note_backward(self, _: Tensor) -> None:
         self._saw_backward = True
 
     def _current(self) -> int:
         """Step that a scalar logged now belongs to."""
-        in_progress = self._saw_backward or self._step == self._first_step
-        return self._step if in_progress else self._step - 1
+        saw_backward = self._saw_backward or (self._recorder is not None and self._recorder.saw_gradient)
+        return self._step if saw_backward or self._step == self._first_step else self._step - 1
 
-    def _before_optimizer(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if self._recorder is None:
-            return
+    def _before_optimizer(self, optimizer: Optimizer, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
+        recorder = self._recorder
+        if recorder is None:
+            return None
         start = time.perf_counter()
-        # With a closure, gradients come only inside the step.
-        self._attachment.restarts = _has_closure(args, kwargs)
-        if not self._attachment.restarts:
-            self._parameters.before_step(self._recorder, optimizer, (*VALUES, *GRADIENTS))
+        self._parameters.read(recorder, optimizer, VALUES)
+        self._evaluates = _has_closure(args, kwargs)
+        if not self._evaluates:
+            self._parameters.read(recorder, optimizer, GRADIENTS)
         self._spent += time.perf_counter() - start
+        return _restarting(recorder, args, kwargs) if self._evaluates else None
 
     def _after_optimizer(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if self._recorder is not None:
             start = time.perf_counter()
-            if self._attachment.restarts:
-                self._parameters.before_step(self._recorder, optimizer, (*VALUES, *GRADIENTS))
-            else:
-                self._parameters.after_step(self._recorder, optimizer)
-            self._attachment.restarts = False
+            if self._evaluates:
+                self._parameters.read(self._recorder, optimizer, GRADIENTS)
+            self._parameters.read_update(self._recorder, optimizer)
             self._spent += time.perf_counter() - start
         self._stepped.add(id(optimizer))
         if len(self._stepped) == len(self._optimizers):
@@ -217,7 +225,7 @@ class Probe:
                 self._attachment.detach()
             self._recorder = None
             return
-        self._recorder = Recorder(self._step, self._plan, self._sink.table.ids, self._fault)
+        self._recorder = Recorder(self._step, self._plan, self._sink.table.known, self._fault)
         self._parameters.arm(self._recorder)
         self._attachment.attach(self._recorder)
 
@@ -226,9 +234,21 @@ class Probe:
         recorder = self._recorder
         if recorder is None or error is None or not any(one.fired for one in recorder.records.values()):
             return
-        self._parameters.before_step(recorder, None, (*VALUES, *GRADIENTS))
+        self._read_parameters(recorder)
         self._sink.write(recorder, skipped=True)
         self._writer.event(recorder.step, f"step {recorder.step} was not finished: {error}", kind="probe")
+
+    def _name_idle_optimizers(self) -> None:
+        """A step closes when all optimizers have stepped: say which one never did."""
+        if self._stepped and self._step == self._first_step:
+            idle = [place for place, one in enumerate(self._optimizers) if id(one) not in self._stepped]
+            text = f"no step was closed: of {len(self._optimizers)} optimizers, number {idle[0] + 1} never stepped"
+            self._writer.event(self._step, text, kind="probe")
+            warnings.warn(text, stacklevel=4)
+
+    def _read_parameters(self, recorder: Recorder) -> None:
+        self._parameters.read(recorder, None, VALUES)
+        self._parameters.read(recorder, None, GRADIENTS)
 
     def _fault(self, layer: str, where: str, error: Exception) -> None:
         self._sink.fault(self._step, layer, where, error)
@@ -239,9 +259,36 @@ class Probe:
         return self._closed
 
 
-def _has_closure(args: Iterable[Any], kwargs: dict[str, Any]) -> bool:
-    given = [*args, *kwargs.values()]
-    return any(callable(one) and not isinstance(one, Optimizer) for one in given)
+def _has_closure(args: Iterable[Any], kwargs: Mapping[str, Any]) -> bool:
+    return any(_is_closure(one) for one in [*args, *kwargs.values()])
+
+
+def _is_closure(value: object) -> bool:
+    return callable(value) and not isinstance(value, Optimizer)
+
+
+def _restarting(recorder: Recorder, args: Iterable[Any], kwargs: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Arguments of an optimizer step whose closure starts the recorded step afresh: the last evaluation counts."""
+
+    def wrap(value: Any) -> Any:
+        if not _is_closure(value):
+            return value
+
+        def evaluate(*given: Any, **named: Any) -> Any:
+            recorder.restart()
+            return value(*given, **named)
+
+        return evaluate
+
+    return tuple(wrap(one) for one in args), {name: wrap(one) for name, one in kwargs.items()}
+
+
+def _spread(model: nn.Module, count: int) -> list[nn.Parameter]:
+    """Some trainable parameters, from the first to the last."""
+    trained = [one for one in model.parameters() if one.requires_grad and plain(one) is not None]
+    step = max((len(trained) - 1) / (count - 1), 1)
+    places = {min(round(place * step), len(trained) - 1) for place in range(count)} if trained else set()
+    return [trained[place] for place in sorted(places)]
 
 
 def _number(name: str, value: object) -> float | Tensor:

@@ -8,12 +8,11 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from gradscope.probe.capture import Captured, FaultHandler, Reading, take
+from gradscope.probe.capture import Captured, FaultHandler, Reading, Source, take
 from gradscope.probe.hooks import on_accumulation
 from gradscope.probe.layers import Layer
-from gradscope.probe.plan import Plan
+from gradscope.probe.plan import Plan, Program
 from gradscope.probe.recorder import Recorder
-from gradscope.probe.records import CallRecord
 from gradscope.probe.reduce import flat, sample
 
 GRADIENTS = ("weight_grad", "bias_grad")
@@ -28,6 +27,7 @@ class ParameterReader:
         self._plan = plan
         self._fault = fault
         self._handles: list[Any] = []
+        self._raw_hooks: list[Callable[[Tensor], None]] = []
         self._before: dict[Layer, dict[str, Tensor]] = {}
         self._of_raw = plan.program("step", "weight_grad_raw")
         self._of_update = plan.program("step", "weight_update")
@@ -40,6 +40,7 @@ class ParameterReader:
         for layer in self._layers:
             if layer.weight is not None and layer.weight.requires_grad:
                 hook = self._raw_hook(layer, recorder)
+                self._raw_hooks.append(hook)
                 self._handles.append(on_accumulation(layer.weight, hook))
 
     def disarm(self) -> None:
@@ -47,61 +48,59 @@ class ParameterReader:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        self._raw_hooks.clear()
         self._before.clear()
 
     def _raw_hook(self, layer: Layer, recorder: Recorder) -> Callable[[Tensor], None]:
         def hook(weight: Tensor) -> None:
             try:
                 # Micro-batches accumulate into one gradient: the last reading is the whole.
-                reading = Reading()
                 source = Captured({"weight_grad_raw": weight.grad}, layer.unit_dim)
-                take(self._of_raw, source, reading, recorder.tape, layer.name, self._fault)
-                recorder.raw[layer.name] = reading
+                self._read(recorder, layer, "raw", self._of_raw, source)
             except Exception as error:
                 self._fault(layer.name, "gradient hook", error)
 
         return hook
 
-    def before_step(self, recorder: Recorder, optimizer: Optimizer | None, names: tuple[str, ...]) -> None:
-        """Read the parameters that an optimizer is about to change, or all of them without one.
+    def read(self, recorder: Recorder, optimizer: Optimizer | None, names: tuple[str, ...]) -> None:
+        """Read the parameters of an optimizer, or all of them without one; a second reading replaces the first.
 
         Args:
             recorder: The step.
             optimizer: Whose parameters; None for all.
-            names: Which of weight, bias, weight_grad and bias_grad to read.
+            names: ``VALUES`` or ``GRADIENTS``.
         """
         program = self._plan.program("step", *names)
-        for layer, record in self._touched(recorder, optimizer):
+        for layer in self._layers_of(optimizer):
             try:
-                tensors = {name: _parameter(layer, name) for name in names}
-                source = Captured(tensors, layer.unit_dim)
-                take(program, source, record.reading, recorder.tape, layer.name, self._fault)
-                raw = recorder.raw.pop(layer.name, None) if "weight_grad" in names else None
-                if raw is not None:
-                    record.reading.merge(raw)
-                if optimizer is not None and "weight" in names:
+                tensors = {name: _parameter(layer, name) for name in (*VALUES, *names)}
+                self._read(recorder, layer, names[0], program, Captured(tensors, layer.unit_dim))
+                if optimizer is not None and names is VALUES:
                     self._remember(layer)
             except Exception as error:
                 self._fault(layer.name, "parameters", error)
 
-    def after_step(self, recorder: Recorder, optimizer: Optimizer) -> None:
+    def read_update(self, recorder: Recorder, optimizer: Optimizer) -> None:
         """Read what the optimizer step changed."""
-        for layer, record in self._touched(recorder, optimizer):
+        for layer in self._layers_of(optimizer):
             before = self._before.pop(layer, None)
             if before is None or layer.weight is None:
                 continue
             try:
-                source = _Update(layer.weight, before)
-                take(self._of_update, source, record.reading, recorder.tape, layer.name, self._fault)
+                self._read(recorder, layer, "update", self._of_update, _Update(layer.weight, before))
             except Exception as error:
                 self._fault(layer.name, "weight update", error)
 
-    def _touched(self, recorder: Recorder, optimizer: Optimizer | None) -> Iterable[tuple[Layer, CallRecord]]:
-        mine = _parameters_of(optimizer) if optimizer is not None else None
-        for layer in self._layers:
-            record = recorder.records.get((layer.name, 1))
-            if record is not None and (mine is None or id(layer.weight) in mine or id(layer.bias) in mine):
-                yield layer, record
+    def _read(self, recorder: Recorder, layer: Layer, what: str, program: Program, source: Source) -> None:
+        reading = Reading()
+        take(program, source, reading, recorder.tape, layer.name, self._fault)
+        recorder.parameters.setdefault(layer.name, {})[what] = reading
+
+    def _layers_of(self, optimizer: Optimizer | None) -> list[Layer]:
+        if optimizer is None:
+            return list(self._layers)
+        mine = _parameters_of(optimizer)
+        return [layer for layer in self._layers if id(layer.weight) in mine or id(layer.bias) in mine]
 
     def _remember(self, layer: Layer) -> None:
         if layer.weight is not None and self._of_update:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from gradscope.metrics import Metric
 from gradscope.probe.capture import FaultHandler
 from gradscope.probe.histograms import histogram_row
-from gradscope.probe.records import CallRecord, Key
+from gradscope.probe.records import FinishedCall, Key
 from gradscope.signals import Moments, pool_moments
 
 WINDOW_SAMPLES = 64
@@ -58,24 +58,24 @@ class UnitWindow:
 
 
 def build_rows(
-    records: Sequence[CallRecord],
+    calls: Sequence[FinishedCall],
     metrics: Sequence[Metric],
     numbers: NDArray[np.float64],
     dead: Mapping[Key, NDArray[np.bool_]],
     fault: FaultHandler,
 ) -> Rows:
     """Evaluate every metric on every call."""
-    values = np.full((len(records), len(metrics)), np.nan)
+    values = np.full((len(calls), len(metrics)), np.nan)
     present = np.zeros(values.shape, dtype=np.bool_)
-    moments = _Moments(records, numbers)
+    moments = _Moments(calls, numbers)
     for column, metric in enumerate(metrics):
         try:
             if metric.phase is None:
                 which, found = _of_moments(metric, moments)
             elif metric.phase == "window":
-                which, found = _of_windows(metric, records, dead)
+                which, found = _of_windows(metric, calls, dead)
             else:
-                which, found = _of_tensors(metric, records, numbers)
+                which, found = _of_tensors(metric, calls, numbers)
             values[which, column], present[which, column] = found, True
         except Exception as error:
             fault("all layers", f"metric {metric.name!r}", error)
@@ -85,19 +85,19 @@ def build_rows(
 class _Moments:
     """Moments of the calls, pooled over micro-batches, once for all metrics."""
 
-    def __init__(self, records: Sequence[CallRecord], numbers: NDArray[np.float64]) -> None:
-        self._records = records
+    def __init__(self, calls: Sequence[FinishedCall], numbers: NDArray[np.float64]) -> None:
+        self._calls = calls
         self._numbers = numbers
         self._pooled: dict[str, NDArray[np.float64]] = {}
 
     def pooled(self, signal: str) -> NDArray[np.float64]:
         """Shape (calls, 4); a row of NaN counts where the signal was not seen."""
         if signal not in self._pooled:
-            self._pooled[signal] = np.asarray([self._one(record, signal) for record in self._records])
+            self._pooled[signal] = np.asarray([self._one(call, signal) for call in self._calls])
         return self._pooled[signal]
 
-    def _one(self, record: CallRecord, signal: str) -> tuple[float, float, float, float]:
-        parts = record.reading.moments.get(signal)
+    def _one(self, call: FinishedCall, signal: str) -> tuple[float, float, float, float]:
+        parts = call.reading.moments.get(signal)
         if not parts:
             return (-1.0, 0.0, 0.0, 0.0)
         numbers = self._numbers
@@ -106,19 +106,20 @@ class _Moments:
 
 def _of_moments(metric: Metric, moments: _Moments) -> Found:
     tables = [moments.pooled(request.signal) for request in metric.requests]
-    which = np.flatnonzero(np.all([table[:, 0] >= 0 for table in tables], axis=0))
+    # An empty tensor has no norm and no mean.
+    which = np.flatnonzero(np.all([table[:, 0] > 0 for table in tables], axis=0))
     arguments = [Moments(*(table[which, part] for part in range(4))) for table in tables]
     return which, np.asarray(metric.function(*arguments), dtype=np.float64)
 
 
-def _of_tensors(metric: Metric, records: Sequence[CallRecord], numbers: NDArray[np.float64]) -> Found:
+def _of_tensors(metric: Metric, calls: Sequence[FinishedCall], numbers: NDArray[np.float64]) -> Found:
     which, found = [], []
-    for row, record in enumerate(records):
-        parts = record.reading.values.get(metric.name)
+    for row, call in enumerate(calls):
+        parts = [part for part in call.reading.values.get(metric.name, ()) if numbers[part[1] + 1] != 0]
         if parts:
             which.append(row)
             weights = np.asarray([weight for weight, _ in parts], dtype=np.float64)
-            values = np.asarray([numbers[at] for _, at in parts])
+            values = np.asarray([numbers[at] / numbers[at + 1] for _, at in parts])
             found.append(_combine(metric.spec.combine, values, weights))
     return which, found
 
@@ -137,30 +138,30 @@ def _combine(how: str, values: NDArray[np.float64], weights: NDArray[np.float64]
     return float(np.average(values, weights=weights))
 
 
-def _of_windows(metric: Metric, records: Sequence[CallRecord], dead: Mapping[Key, NDArray[np.bool_]]) -> Found:
-    which = [row for row, record in enumerate(records) if record.key in dead]
-    return which, [float(metric.function(dead[records[row].key])) for row in which]
+def _of_windows(metric: Metric, calls: Sequence[FinishedCall], dead: Mapping[Key, NDArray[np.bool_]]) -> Found:
+    which = [row for row, call in enumerate(calls) if call.key in dead]
+    return which, [float(metric.function(dead[calls[row].key])) for row in which]
 
 
 def push_windows(
-    records: Sequence[CallRecord], numbers: NDArray[np.float64], windows: dict[Key, UnitWindow]
+    calls: Sequence[FinishedCall], numbers: NDArray[np.float64], windows: dict[Key, UnitWindow]
 ) -> dict[Key, NDArray[np.float64]]:
     """Add the step to the windows of its calls; return the share of flat samples by unit."""
     shares: dict[Key, NDArray[np.float64]] = {}
-    for record in records:
-        parts = [part for part in record.reading.flat_units if part[1] == record.reading.flat_units[0][1]]
+    for call in calls:
+        parts = [part for part in call.reading.flat_units if part[1] == call.reading.flat_units[0][1]]
         if not parts:
             continue
         samples = sum(count for count, _, _ in parts)
         total = sum(count * numbers[at : at + units] for count, units, at in parts)
-        shares[record.key] = np.asarray(total, dtype=np.float64) / max(samples, 1)
-        windows.setdefault(record.key, UnitWindow()).push(samples, shares[record.key] == 1.0)
+        shares[call.key] = np.asarray(total, dtype=np.float64) / max(samples, 1)
+        windows.setdefault(call.key, UnitWindow()).push(samples, shares[call.key] == 1.0)
     return shares
 
 
 def unit_rows(
     step: int,
-    record: CallRecord,
+    call: FinishedCall,
     call_id: int,
     share: NDArray[np.float64],
     window: UnitWindow,
@@ -171,7 +172,7 @@ def unit_rows(
         {
             "step": step,
             "id": call_id,
-            "unit": place * record.unit_step,
+            "unit": place * call.unit_step,
             "samples": window.samples,
             "flat_fraction": float(share[place]),
             "dead": None if dead is None else bool(dead[place]),
@@ -181,11 +182,11 @@ def unit_rows(
 
 
 def histogram_rows(
-    step: int, records: Sequence[CallRecord], ids: Mapping[Key, int], numbers: NDArray[np.float64]
+    step: int, calls: Sequence[FinishedCall], ids: Mapping[Key, int], numbers: NDArray[np.float64]
 ) -> list[dict[str, Any]]:
     """Rows of ``histograms/``."""
     return [
-        histogram_row(step, ids[record.key], quantity, parts, numbers)
-        for record in records
-        for quantity, parts in record.reading.histograms.items()
+        histogram_row(step, ids[call.key], quantity, parts, numbers)
+        for call in calls
+        for quantity, parts in call.reading.histograms.items()
     ]

@@ -16,7 +16,7 @@ from gradscope.probe.coverage import Coverage, coverage_rows, survey
 from gradscope.probe.layers import Layer
 from gradscope.probe.plan import Plan
 from gradscope.probe.recorder import Recorder
-from gradscope.probe.records import CallRecord, Key
+from gradscope.probe.records import CallRecord, FinishedCall, Key
 from gradscope.probe.reduce import Tape
 from gradscope.probe.rows import UnitWindow, build_rows, histogram_rows, push_windows, unit_rows
 from gradscope.probe.table import LayerTable
@@ -48,25 +48,25 @@ class Sink:
         if self.table.update(records):
             self.writer.describe(self.table.specs)
         if records:
-            self._write_rows(recorder.step, records, numbers, skipped)
+            self._write_rows(recorder.step, recorder.finished_calls(), numbers, skipped)
         self._write_coverage(recorder, records)
         self._recorded += 1
         self.writer.tick()
 
-    def _write_rows(self, step: int, records: list[CallRecord], numbers: NDArray[np.float64], skipped: bool) -> None:
+    def _write_rows(self, step: int, calls: list[FinishedCall], numbers: NDArray[np.float64], skipped: bool) -> None:
         ids = self.table.ids
-        shares = push_windows(records, numbers, self._windows)
+        shares = push_windows(calls, numbers, self._windows)
         windows = {key: self._windows[key] for key in shares}
         dead = {key: window.dead for key, window in windows.items() if window.dead is not None}
-        rows = build_rows(records, self._plan.metrics, numbers, dead, partial(self.fault, step))
-        call_ids = np.asarray([ids[record.key] for record in records], dtype=np.int32)
+        rows = build_rows(calls, self._plan.metrics, numbers, dead, partial(self.fault, step))
+        call_ids = np.asarray([ids[call.key] for call in calls], dtype=np.int32)
         self.writer.rows(step, call_ids, rows.values, rows.present, skipped=skipped)
         if self._plan.histograms:
-            self.writer.append("histograms", histogram_rows(step, records, ids, numbers))
+            self.writer.append("histograms", histogram_rows(step, calls, ids, numbers))
         if is_milestone(self._recorded):
-            for record in records:
-                if record.key in shares:
-                    found = unit_rows(step, record, ids[record.key], shares[record.key], windows[record.key])
+            for call in calls:
+                if call.key in shares:
+                    found = unit_rows(step, call, ids[call.key], shares[call.key], windows[call.key])
                     self.writer.append("units", found)
 
     def _write_coverage(self, recorder: Recorder, records: list[CallRecord]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from gradscope.probe.layers import Layer
 from gradscope.probe.records import CallRecord, Key
 from gradscope.spec import LayerSpec
 
@@ -29,27 +28,34 @@ class LayerTable:
                 self.ids[record.key] = len(self.ids)
             previous = record.key
         for record in records:
-            if record.key not in self._specs or self._specs[record.key].activation == "?":
-                self._specs[record.key] = self._describe(record)
+            self._specs[record.key] = self._describe(record)
         return self.specs != before
 
+    @property
+    def known(self) -> dict[Key, str]:
+        """Calls whose parents are known, with the names of their activation functions."""
+        return {key: spec.activation for key, spec in self._specs.items() if spec.parents}
+
     def _describe(self, record: CallRecord) -> LayerSpec:
-        known = self._specs.get(record.key)
-        layer: Layer = record.layer
+        """What is known of a call: what this step shows, added to what earlier ones did."""
+        known, layer = self._specs.get(record.key), record.layer
+        parents = {self.ids[key] for key in record.parents if key in self.ids}
+        if known is not None and parents <= set(known.parents) and known.activation != "?":
+            return known
         fan_in, fan_out = layer.fans
-        parents = tuple(sorted(self.ids[key] for key in record.parents if key in self.ids))
         return LayerSpec(
             id=self.ids[record.key],
             layer=layer.name,
             call=record.call,
             depth=0,
-            parents=known.parents if known is not None and not parents else parents,
+            parents=tuple(sorted(parents.union(known.parents if known is not None else ()))),
             kind=layer.kind,
-            activation=record.activation,
-            norm=record.norm,
+            activation=record.activation if known is None or known.activation == "?" else known.activation,
+            norm=record.norm if known is None or known.norm == "none" else known.norm,
             fan_in=fan_in,
             fan_out=fan_out,
             parameters=layer.parameters,
+            resolved=record.resolved and (known is None or known.resolved),
         )
 
     @property

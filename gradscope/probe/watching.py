@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import atexit
+import operator
+import os
 import platform
 import sys
 import time
@@ -18,13 +20,14 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from gradscope.errors import InvalidTypeError, InvalidValueError, NotYetError
+from gradscope.errors import InvalidTypeError, InvalidValueError, NotYetError, RunFormatError
 from gradscope.metrics import select, wants_histograms
-from gradscope.probe.layers import LayerFilter, find_layers
+from gradscope.probe.layers import Layer, LayerFilter, find_layers
 from gradscope.probe.observer import Probe
 from gradscope.probe.plan import Plan
-from gradscope.runs import Writer
+from gradscope.runs import Runs, Writer, load
 
+_process = os.getpid()
 _probes: weakref.WeakKeyDictionary[nn.Module, weakref.ref[Probe]] = weakref.WeakKeyDictionary()
 
 
@@ -77,10 +80,14 @@ def watch(
     target = model.module if isinstance(model, DistributedDataParallel) else model
     found = find_layers(target, layers)
     optimizers = _optimizers(optimizer)
-    steps = _every(every)
+    steps = _whole("every", every)
+    _whole("information_every", information_every)
     plan = Plan(select(metrics), wants_histograms(metrics))
+    folder = _folder(out, name)
+    if resume:
+        _refuse_other_model(folder, found)
     writer = Writer(
-        fspath(out) if out is not None else _default_folder(name),
+        folder,
         metrics=[metric.spec for metric in plan.metrics],
         config=_config(config),
         environment=_environment(target),
@@ -89,7 +96,11 @@ def watch(
         resume=resume,
         rank=_rank(),
     )
-    _close_previous(target)
+    try:
+        _close_previous(target)
+    except Warning:
+        writer.close("failed", "the model was being watched already, and warnings are errors here")
+        raise
     probe = Probe(target, optimizers, found, plan, writer, steps)
     _probes[target] = weakref.ref(probe)
     return probe
@@ -104,12 +115,16 @@ def _refuse_ignored(sample: object, scaler: object, every: object) -> None:
         raise NotYetError("every='auto' is not supported yet; give a number of steps, such as every=10")
 
 
-def _every(every: object) -> int:
-    if isinstance(every, bool) or not isinstance(every, int):
-        raise InvalidTypeError(f"every is a whole number of steps, not {every!r}")
-    if every < 1:
-        raise InvalidValueError(f"every is at least 1, not {every}")
-    return every
+def _whole(name: str, value: object) -> int:
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise InvalidTypeError(f"{name} is a whole number of steps, not {value!r}") from None
+    if number < 1:
+        raise InvalidValueError(f"{name} is at least 1, not {number}")
+    return number
 
 
 def _optimizers(optimizer: object) -> tuple[Optimizer, ...]:
@@ -121,6 +136,8 @@ def _optimizers(optimizer: object) -> tuple[Optimizer, ...]:
             f"optimizer is a torch.optim.Optimizer or a list of them, not {type(optimizer).__name__}"
         )
     found = tuple(given)
+    if not found:
+        raise InvalidValueError("optimizer is an empty list; leave it out to count steps with probe.step()")
     for one in found:
         if not isinstance(one, Optimizer):
             raise InvalidTypeError(f"optimizer is a torch.optim.Optimizer or a list of them, not {type(one).__name__}")
@@ -135,10 +152,25 @@ def _config(config: object) -> dict[str, Any]:
     return dict(config)
 
 
-def _default_folder(name: str | None) -> str:
+def _folder(out: object, name: str | None) -> str:
+    if isinstance(out, str | PathLike):
+        return str(fspath(out))
+    if out is not None:
+        raise InvalidTypeError(f"out is a string or a path, not {type(out).__name__}")
     if name is not None:
         return f"runs/{name}"
     return f"runs/{time.strftime('%Y%m%d-%H%M%S')}-{time.time_ns() % 10**6:06d}"
+
+
+def _refuse_other_model(folder: str, layers: Iterable[Layer]) -> None:
+    try:
+        stored = load(folder)
+    except RunFormatError:
+        return  # nothing to resume yet, or the writer names what is wrong with it
+    watched = {layer.name for layer in layers}
+    missing = [] if isinstance(stored, Runs) else [one.layer for one in stored.specs if one.layer not in watched]
+    if missing:
+        raise InvalidValueError(f"cannot resume {folder}: it holds layers this model lacks: {', '.join(missing)}")
 
 
 def _rank() -> int:
@@ -164,13 +196,15 @@ def _close_previous(model: nn.Module) -> None:
     previous = _probes.pop(model, None)
     probe = previous() if previous is not None else None
     if probe is not None and not probe.closed:
-        warnings.warn("this model was being watched already; the first probe is closed", stacklevel=3)
         probe.close()
+        warnings.warn("this model was being watched already; the first probe is closed", stacklevel=3)
 
 
 @atexit.register
 def _close_all() -> None:
     """A script that ends without closing leaves a finished run, or a failed one if an exception ended it."""
+    if os.getpid() != _process:
+        return  # a fork: the run belongs to the parent
     error = getattr(sys, "last_value", None)
     for reference in list(_probes.values()):
         probe = reference()

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gradscope.metrics import Metric, registered
+from gradscope.metrics import Metric, Ratio, registered
 from gradscope.probe.reduce import host_moments, sample, units
 from gradscope.signals import Moments, Request
 from gradscope.spec import MetricSpec
@@ -44,16 +44,18 @@ def arguments(metric: Metric, seed: int = 0, scale: float = 1.0) -> list[Any]:
 
 
 def value(metric: Metric, given: list[Any]) -> float:
-    return float(np.asarray(metric.function(*given)).reshape(-1)[0])
+    result = metric.function(*given)
+    if isinstance(result, Ratio):
+        return float(result.numerator) / float(result.denominator)
+    assert np.asarray(result).size == 1
+    return float(np.asarray(result).reshape(-1)[0])
 
 
 @every_metric
 def test_it_returns_one_number_within_its_bounds(metric: Metric) -> None:
-    result = metric.function(*arguments(metric))
-    assert np.asarray(result).size == 1
     low, high = metric.spec.bounds
-    assert (low if low is not None else -math.inf) <= float(np.asarray(result).reshape(-1)[0])
-    assert float(np.asarray(result).reshape(-1)[0]) <= (high if high is not None else math.inf)
+    result = value(metric, arguments(metric))
+    assert (low if low is not None else -math.inf) <= result <= (high if high is not None else math.inf)
 
 
 @every_metric
