@@ -165,11 +165,15 @@ def select(metrics: str | Iterable[str]) -> tuple[Metric, ...]:
     Raises:
         UnknownNameError: for a name that is none of these; the message lists them.
         InvalidTypeError: for something else than names.
+        InvalidValueError: for an empty list.
     """
     names = [metrics] if isinstance(metrics, str) else metrics
     if not isinstance(names, Iterable):
         raise InvalidTypeError(f"metrics is a name or a list of names, not {type(metrics).__name__}")
     chosen: dict[str, Metric] = {}
+    names = list(names)
+    if not names:
+        raise InvalidValueError("metrics is an empty list; leave it out for the default ones")
     for name in names:
         for one in _named(name):
             chosen[one.name] = one

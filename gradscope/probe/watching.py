@@ -77,6 +77,8 @@ def watch(
         NotYetError: for ``scaler``, ``sample`` and ``every="auto"``, which this version would ignore.
     """
     _refuse_ignored(sample, scaler, every)
+    if not isinstance(resume, bool):
+        raise InvalidTypeError(f"resume is True or False, not {resume!r}")
     target = model.module if isinstance(model, DistributedDataParallel) else model
     found = find_layers(target, layers)
     optimizers = _optimizers(optimizer)

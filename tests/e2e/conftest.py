@@ -1,5 +1,6 @@
 """One browser page per module; any console error, failed request or request to elsewhere fails the test."""
 
+import os
 import shutil
 import sys
 import threading
@@ -34,7 +35,8 @@ VIEWPORT = {"width": 1400, "height": 900}
 def browser() -> Iterator[Browser]:
     path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if path is None:
-        pytest.fail("the browser tests need chromium on the PATH")
+        # A user may go without; a change must not land without them.
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("the browser tests need chromium on the PATH")
     with sync_playwright() as playwright:
         opened = playwright.chromium.launch(executable_path=path, args=FLAGS)
         yield opened

@@ -44,6 +44,11 @@ def exactly(text: str) -> str:
         ({"optimizer": ["sgd"]}, InvalidTypeError, "optimizer is a torch.optim.Optimizer or a list of them, not str"),
         ({"every": 0}, InvalidValueError, "every is at least 1, not 0"),
         ({"every": 2.5}, InvalidTypeError, "every is a whole number of steps, not 2.5"),
+        ({"resume": "yes"}, InvalidTypeError, "resume is True or False, not 'yes'"),
+        ({"metrics": []}, InvalidValueError, "metrics is an empty list; leave it out for the default ones"),
+        ({"optimizer": []}, InvalidValueError, "optimizer is an empty list; leave it out to count steps with probe.step()"),
+        ({"information_every": 0}, InvalidValueError, "information_every is at least 1, not 0"),
+        ({"out": 3}, InvalidTypeError, "out is a string or a path, not int"),
         ({"config": 3}, InvalidTypeError, "config is a mapping of names to values, not int"),
         ({"metrics": 3}, InvalidTypeError, "metrics is a name or a list of names, not int"),
         ({"scaler": object()}, NotYetError, "scaler= is not supported yet: recorded gradients would keep the loss "
