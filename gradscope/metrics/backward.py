@@ -116,8 +116,11 @@ def input_share(input_grad: Tensor, input_grad_total: Tensor) -> Ratio:
     """
     if input_grad.shape != input_grad_total.shape:
         raise ValueError(f"shapes differ: {tuple(input_grad.shape)} and {tuple(input_grad_total.shape)}")
-    total = input_grad_total.double()
-    own = total if input_grad is input_grad_total else input_grad.double()
+    if input_grad is input_grad_total:
+        # The only path: all of it, unless there is nothing.
+        largest = input_grad.abs().amax() if input_grad.numel() else 0.0
+        return Ratio(largest, largest)
+    own, total = input_grad.double(), input_grad_total.double()
     return Ratio((own * total).sum(), (total * total).sum())
 
 

@@ -46,7 +46,8 @@ def exactly(text: str) -> str:
         ({"every": 2.5}, InvalidTypeError, "every is a whole number of steps, not 2.5"),
         ({"resume": "yes"}, InvalidTypeError, "resume is True or False, not 'yes'"),
         ({"metrics": []}, InvalidValueError, "metrics is an empty list; leave it out for the default ones"),
-        ({"optimizer": []}, InvalidValueError, "optimizer is an empty list; leave it out to count steps with probe.step()"),
+        ({"optimizer": []}, InvalidValueError, "optimizer is an empty list; leave it out to count steps with "
+         "probe.step()"),
         ({"information_every": 0}, InvalidValueError, "information_every is at least 1, not 0"),
         ({"out": 3}, InvalidTypeError, "out is a string or a path, not int"),
         ({"config": 3}, InvalidTypeError, "config is a mapping of names to values, not int"),
