@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, TypeVar
 
 import pandas as pd
 
@@ -18,6 +18,8 @@ from gradscope.runs.store import Store
 
 LEVELS = 3
 """How many levels of folders are searched for runs."""
+UNKNOWN = Decay(math.nan, math.nan, math.nan, math.nan, 0)
+T = TypeVar("T")
 _OWN = ("name", "decay", "decay_low", "decay_high", "decades", "status", "final_loss")
 
 
@@ -26,7 +28,7 @@ class Runs:
 
     Attributes:
         path: The folder that was loaded.
-        broken: Runs that could not be read, by name, with the error that names the file.
+        broken: Runs that could not be read, wholly or in part, by name, with the error that names the file.
     """
 
     def __init__(self, path: str, runs: dict[str, Run], broken: dict[str, RunFormatError] | None = None) -> None:
@@ -61,7 +63,9 @@ class Runs:
         return self._runs.items()
 
     def select(self, **config: Any) -> Runs:
-        """Keep the runs whose configuration has these values; a list accepts any of its entries.
+        """Keep the runs whose configuration has these values; several (a list, a set, a range, an array) mean any.
+
+        Runs that cannot be read at all stay in `broken`: their configuration is not known.
 
         Raises:
             UnknownNameError: No run has such a key.
@@ -70,21 +74,45 @@ class Runs:
         for key in config:
             if key not in known:
                 raise unknown_name("configuration key", key, known)
-        chosen = {name: run for name, run in self.items() if _matches(run.config, jsonable(config))}
-        return Runs(self.path, chosen)
+        wanted = {key: _choice(value) for key, value in config.items()}
+        chosen = {name: run for name, run in self.items() if _matches(run.config, wanted)}
+        broken = {name: error for name, error in self.broken.items() if name in chosen or name not in self}
+        return Runs(self.path, chosen, broken)
 
     def table(self) -> pd.DataFrame:
         """Return one row per run: name, each key of config, decay at the first recorded step, status, loss.
 
         `decay`, `decay_low`, `decay_high` are factors per layer, `decades` is log10 of the total; NaN where
-        not recorded. `final_loss` is the last value of the scalar ``loss``. A key of config that is called
-        like one of these columns is shown as ``config.<key>``.
+        not recorded, or where a part of the run cannot be read: `broken` says which. `final_loss` is the last value of
+        the scalar ``loss``. A key of config that is called like one of these columns is shown as ``config.<key>``.
         """
-        return pd.DataFrame([_row(name, run) for name, run in self.items()])
+        return pd.DataFrame([self._row(name, run) for name, run in self.items()])
+
+    def _row(self, name: str, run: Run) -> dict[str, Any]:
+        config = {(f"config.{key}" if key in _OWN else key): value for key, value in run.config.items()}
+        decay = self._read(name, lambda: _decay(run), UNKNOWN)
+        return {
+            "name": name,
+            **config,
+            "decay": decay.rate,
+            "decay_low": decay.low,
+            "decay_high": decay.high,
+            "decades": decay.decades,
+            "status": run.status,
+            "final_loss": self._read(name, lambda: _final_loss(run), math.nan),
+        }
+
+    def _read(self, name: str, view: Callable[[], T], otherwise: T) -> T:
+        """Return a view of a run; one that cannot be read does not take the others down."""
+        try:
+            return view()
+        except RunFormatError as error:
+            self.broken.setdefault(name, error)
+            return otherwise
 
     def refresh(self) -> bool:
         """Look for new runs, and for what the known ones have gained; True when anything is new."""
-        grown = [run.refresh() for run in self]
+        grown = [self._read(name, run.refresh, False) for name, run in self.items()]
         found = find(Store(self.path))
         new = [name for name in found if name not in self._runs and name not in self.broken]
         runs, broken = read_all(self.path, new)
@@ -119,26 +147,19 @@ def read_all(path: str, names: Iterable[str]) -> tuple[dict[str, Run], dict[str,
     return runs, broken
 
 
+def _choice(value: Any) -> Any:
+    """Return one choice as JSON holds it, or several as a list of them."""
+    if hasattr(value, "tolist"):  # an array; what it holds are plain values
+        value = value.tolist()
+    several = isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping)
+    return [jsonable(one) for one in value] if several else jsonable(value)
+
+
 def _matches(config: dict[str, Any], wanted: dict[str, Any]) -> bool:
     def fits(given: Any, choice: Any) -> bool:
         return given == choice or (isinstance(choice, list) and given in choice)
 
     return all(key in config and fits(config[key], choice) for key, choice in wanted.items())
-
-
-def _row(name: str, run: Run) -> dict[str, Any]:
-    config = {(f"config.{key}" if key in _OWN else key): value for key, value in run.config.items()}
-    decay = _decay(run)
-    return {
-        "name": name,
-        **config,
-        "decay": decay.rate,
-        "decay_low": decay.low,
-        "decay_high": decay.high,
-        "decades": decay.decades,
-        "status": run.status,
-        "final_loss": _final_loss(run),
-    }
 
 
 def _decay(run: Run) -> Decay:
@@ -147,7 +168,7 @@ def _decay(run: Run) -> Decay:
     except RunFormatError:
         raise
     except GradscopeError:  # no layers, or no such metric, or nothing recorded yet
-        return Decay(math.nan, math.nan, math.nan, math.nan, 0)
+        return UNKNOWN
 
 
 def _final_loss(run: Run) -> float:

@@ -12,6 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from gradscope.errors import InvalidValueError
+from gradscope.runs.given import whole
 from gradscope.spec import LayerSpec
 
 
@@ -58,9 +59,11 @@ class Column:
 
     def profile(self, step: int | None) -> pd.Series[float]:
         """Return the values of one step over depth (None: the first); see `Run.profile`."""
+        wanted = None if step is None else whole("step", step)
         if not len(self.step):
             raise InvalidValueError(f"no value of {self.metric!r} has been recorded")
-        wanted = int(self.step[0]) if step is None else step
+        if wanted is None:
+            wanted = int(self.step[0])
         first, last = np.searchsorted(self.step, [wanted, wanted + 1])
         if first == last:
             raise InvalidValueError(_unrecorded(self, wanted, int(first)))

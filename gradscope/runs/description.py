@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from gradscope.errors import RunFormatError
+from gradscope.runs.fields import check
 from gradscope.runs.format import DESCRIPTION, FORMAT_VERSION
 from gradscope.runs.process import Process
 from gradscope.runs.store import Store
@@ -66,18 +67,24 @@ def read_description(store: Store) -> Description:
     """Read run.json of a run's folder.
 
     Raises:
-        RunFormatError: It is missing, no JSON, not of gradscope, or of a later format; names the file.
+        RunFormatError: It is missing, no JSON, not of gradscope, of a later format, or a field has a wrong type; names
+            the file and the field.
     """
     return read_raw(store)[1]
 
 
 def read_raw(store: Store) -> tuple[bytes, Description]:
     """Read run.json as bytes, which tell cheaply whether it has changed, and as what it says."""
+    data = read_bytes(store)
+    return data, parse_description(data, store.shown(DESCRIPTION))
+
+
+def read_bytes(store: Store) -> bytes:
+    """Read run.json as bytes; RunFormatError where there is none."""
     try:
-        data = store.read(DESCRIPTION)
+        return store.read(DESCRIPTION)
     except FileNotFoundError:
         raise RunFormatError(f"{store.shown()!r} holds no run: it has no {DESCRIPTION}") from None
-    return data, parse_description(data, store.shown(DESCRIPTION))
 
 
 def parse_description(data: bytes, where: str) -> Description:
@@ -92,6 +99,7 @@ def parse_description(data: bytes, where: str) -> Description:
         raise RunFormatError(
             f"{where} has format {content['format']}; this gradscope reads up to {FORMAT_VERSION}: upgrade it"
         )
+    check(content, where)
     try:
         return _from_content(content)
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -7,7 +7,9 @@ A run is a folder::
     scalars/ events/ histograms/ units/ coverage/    the same way, each its own small schema
 
 A part is named ``part-<writer>-<first>-<last>.parquet``. A fresh part has first == last; a compacted one
-names the range it covers, and readers ignore the parts of the same writer that it covers.
+names the range it covers, and readers ignore the parts of the same writer that it covers. Readers of another kind,
+who take every file, see the rows of covered parts twice: for the moment between merging and deleting, and after a
+writer died in it, until the run is resumed or another writer of it closes.
 """
 
 from __future__ import annotations

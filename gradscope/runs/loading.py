@@ -19,6 +19,7 @@ def load(path: str | os.PathLike[str]) -> Run | Runs:
             down, gives `Runs`. On disk or anywhere fsspec reaches.
 
     Raises:
+        InvalidTypeError: The path is neither a string nor a path.
         RunFormatError: There is no such folder, no run in it, or its run.json cannot be read; it is named.
     """
     store = Store(path)

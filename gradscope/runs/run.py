@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ import pyarrow.compute as pc
 from gradscope.errors import InvalidValueError, unknown_name
 from gradscope.runs import decay, ledger
 from gradscope.runs.columns import Column, column
-from gradscope.runs.description import Description, parse_description, read_raw
+from gradscope.runs.description import Description, parse_description, read_bytes, read_raw
 from gradscope.runs.format import DESCRIPTION, TABLES, schema_of
 from gradscope.runs.graph import trunk
 from gradscope.runs.store import Store
@@ -34,9 +35,9 @@ class Run:
         path: Folder of the run, as given.
     """
 
-    def __init__(self, path: str) -> None:
-        self.path = path
+    def __init__(self, path: str | os.PathLike[str]) -> None:
         self._store = Store(path)
+        self.path = self._store.path
         self._raw, self._description = read_raw(self._store)
         self._tables = {
             name: TableReader(self._store, name, schema_of(name, self._description.metrics)) for name in TABLES
@@ -131,6 +132,7 @@ class Run:
 
         Raises:
             UnknownNameError: The run has no such metric.
+            InvalidTypeError: The step is no whole number.
             InvalidValueError: The step is not recorded; the message names its neighbours.
         """
         return self._column(metric, rank).profile(step)
@@ -226,8 +228,11 @@ class Run:
         """Look for what a live run has gained; True when anything is new.
 
         Cheap enough to poll: it reads run.json and lists names; rows are read when a view asks for them.
+
+        Raises:
+            RunFormatError: run.json has gone, or cannot be read.
         """
-        raw = self._store.read(DESCRIPTION)
+        raw = read_bytes(self._store)
         if raw != self._raw:
             self._description = parse_description(raw, self._store.shown(DESCRIPTION))
             self._raw = raw

@@ -10,11 +10,15 @@ import pyarrow.parquet as pq
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
+from gradscope.errors import InvalidTypeError
+
 
 class Store:
     """Reads and writes whole files under one folder; a write is seen complete or not at all."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
+        if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str):
+            raise InvalidTypeError(f"path is a string or a path, not {type(path).__name__}")
         self.path = os.fspath(path)
         filesystem, root = url_to_fs(self.path)
         self._fs: Any = filesystem

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import secrets
 import socket
 import time
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradscope import __version__
-from gradscope.errors import InvalidValueError, RunExistsError, unknown_name
+from gradscope.errors import InvalidTypeError, InvalidValueError, RunExistsError, unknown_name
 from gradscope.runs.buffer import LayerBuffer
 from gradscope.runs.description import Description, jsonable, read_description
 from gradscope.runs.format import DESCRIPTION, TABLES, schema_of
@@ -53,6 +54,7 @@ class Writer:
         flush_values: Number of buffered values that forces a flush.
 
     Raises:
+        InvalidTypeError: The path is neither a string nor a path, or the name no string, or `every` no whole number.
         RunExistsError: The folder holds a run and `resume` is False, or a living process of this host is writing it.
         InvalidValueError: The run to resume has other metrics.
         RunFormatError: The run.json to resume from cannot be read.
@@ -60,7 +62,7 @@ class Writer:
 
     def __init__(
         self,
-        path: str,
+        path: str | os.PathLike[str],
         *,
         metrics: Sequence[MetricSpec],
         config: Mapping[str, Any] | None = None,
@@ -72,8 +74,10 @@ class Writer:
         flush_seconds: float = 1.0,
         flush_values: int = 2_000_000,
     ) -> None:
-        self.path = path
+        if not isinstance(name, str | None):
+            raise InvalidTypeError(f"name is a string, not {type(name).__name__}")
         self._store = Store(path)
+        self.path = self._store.path
         self._rank = rank
         self._flush_seconds = flush_seconds
         self._flush_values = flush_values
@@ -86,7 +90,7 @@ class Writer:
             metrics=tuple(metrics),
             config=jsonable(config or {}),
             environment=jsonable(environment or {}),
-            every=every,
+            every=whole("every", every),
             start=time.time(),
         )
         self._description = _signed(self._continued(fresh) if resume else fresh)

@@ -3,8 +3,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from gradscope.errors import UnknownNameError
@@ -59,11 +61,54 @@ def test_select(folder: Path) -> None:
     assert runs.select(depth=[2, 3]).names == ["relu/depth-2", "tanh/depth-2"]
     assert len(runs.select(widths=(4, 4))) == 4
     assert runs.select(depth=99).names == []
+    assert runs.select(depth="8").names == []
     with pytest.raises(UnknownNameError) as error:
         runs.select(dept=2)
     assert str(error.value) == (
         "no configuration key 'dept'; there are: activation, depth, widths (did you mean 'depth'?)"
     )
+
+
+@pytest.mark.parametrize(
+    "depths",
+    [[2, 3], (2, 3), {2, 3}, frozenset([2]), range(2, 4), np.array([2, 3]), pd.Series([2, 3]), {2: "two"}.keys()],
+    ids=lambda one: type(one).__name__,
+)
+def test_any_collection_of_values_means_any_of_them(folder: Path, depths: Any) -> None:
+    assert runs_at(folder).select(depth=depths).names == ["relu/depth-2", "tanh/depth-2"]
+    assert runs_at(folder).select(depth=np.int64(8), activation="relu").names == ["relu/depth-8"]
+    assert len(runs_at(folder).select(widths=[(4, 4), (8, 8)])) == 4
+
+
+def spoil(folder: Path, name: str, table: str) -> str:
+    (part,) = (folder / name / table).iterdir()
+    part.write_bytes(b"")
+    return f"{folder}/{name}/{table}/{part.name} is not a readable part: Parquet file size is 0 bytes"
+
+
+def test_a_corrupt_part_does_not_take_the_table_down(folder: Path) -> None:
+    bad_layers = spoil(folder, "relu/depth-2", "layers")
+    bad_scalars = spoil(folder, "tanh/depth-2", "scalars")
+    runs = runs_at(folder)
+    for shown in (runs, runs.select(depth=[2, 8])):
+        table = shown.table().set_index("name")
+        np.testing.assert_allclose(table["decay"], [math.nan, 1.0, 0.5, 0.5])
+        np.testing.assert_allclose(table["final_loss"], [0.2, 0.8, math.nan, 0.8])
+        assert table["status"].tolist() == ["finished"] * 4
+        told = {name: str(error) for name, error in shown.broken.items()}
+        assert told == {"relu/depth-2": bad_layers, "tanh/depth-2": bad_scalars}
+    assert list(runs.select(activation="relu").broken) == ["relu/depth-2"]
+
+
+def test_a_run_that_has_gone_does_not_stop_the_others(folder: Path) -> None:
+    runs = runs_at(folder)
+    (folder / "relu" / "depth-2" / "run.json").unlink()
+    writer = Writer(folder / "gelu", metrics=METRICS)
+    assert runs.refresh() is True
+    assert "gelu" in runs
+    gone = f"'{folder}/relu/depth-2' holds no run: it has no run.json"
+    assert {name: str(error) for name, error in runs.broken.items()} == {"relu/depth-2": gone}
+    writer.close()
 
 
 def test_table(folder: Path) -> None:

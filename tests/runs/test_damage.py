@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gradscope.errors import RunExistsError, RunFormatError
+from gradscope.errors import InvalidTypeError, RunExistsError, RunFormatError
 from gradscope.runs import Run, Writer, load
 from gradscope.spec import LayerSpec
 
@@ -58,15 +58,64 @@ def test_a_foreign_folder(tmp_path: Path) -> None:
             '{"format": 1, "metrics": []}',
             "is damaged: TypeError: Description.__init__() missing 1 required positional argument: 'name'",
         ),
-        (
-            '{"format": 1, "name": "x", "metrics": [3]}',
-            "is damaged: AttributeError: 'int' object has no attribute 'items'",
-        ),
+        ('{"format": 1, "name": "x", "metrics": [3]}', "is damaged: metrics[0] is an object, not a whole number"),
     ],
 )
 def test_a_bad_description(folder: Path, content: str, reason: str) -> None:
     (folder / "run.json").write_text(content)
     assert message(folder) == f"{folder}/run.json {reason}"
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "reason"),
+    [
+        ("name", None, "name is a string, not null"),
+        ("status", 3, "status is a string, not a whole number"),
+        ("error", [], "error is a string or null, not a list"),
+        ("layers", 5, "layers is a list, not a whole number"),
+        ("layers", {}, "layers is a list, not an object"),
+        ("layers", [{"id": "a"}], "layers[0].id is a whole number, not a string"),
+        ("layers", [{"id": 0, "parents": ["b"]}], "layers[0].parents is a whole number, not a string"),
+        ("metrics", [{"name": 1}], "metrics[0].name is a string, not a whole number"),
+        ("config", [1], "config is an object, not a list"),
+        ("every", True, "every is a whole number, not true or false"),
+        ("heartbeat", "now", "heartbeat is a number, not a string"),
+        ("end", "now", "end is a number or null, not a string"),
+    ],
+)
+def test_a_field_of_the_wrong_type_is_named(folder: Path, field: str, value: Any, reason: str) -> None:
+    content = json.loads((folder / "run.json").read_text()) | {field: value}
+    (folder / "run.json").write_text(json.dumps(content))
+    assert message(folder) == f"{folder}/run.json is damaged: {reason}"
+
+
+def test_a_run_that_has_gone(folder: Path) -> None:
+    run = Run(str(folder))
+    (folder / "run.json").unlink()
+    with pytest.raises(RunFormatError) as error:
+        run.refresh()
+    assert str(error.value) == f"'{folder}' holds no run: it has no run.json"
+
+
+@pytest.mark.parametrize("path", [3, None, b"run", ["run"]])
+def test_what_is_no_path(path: Any, metrics: Any) -> None:
+    calls: list[Callable[[], object]] = [lambda: load(path), lambda: Run(path), lambda: Writer(path, metrics=metrics)]
+    for call in calls:
+        with pytest.raises(InvalidTypeError) as error:
+            call()
+        assert str(error.value) == f"path is a string or a path, not {type(path).__name__}"
+
+
+def test_what_a_writer_could_not_read_back_is_refused(tmp_path: Path, metrics: Any) -> None:
+    given: dict[str, dict[str, Any]] = {
+        "name is a string, not int": {"name": 3},
+        "every is a whole number, not 2.5": {"every": 2.5},
+    }
+    for reason, arguments in given.items():
+        with pytest.raises(InvalidTypeError) as error:
+            Writer(tmp_path / "run", metrics=metrics, **arguments)
+        assert str(error.value) == reason
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_description_that_is_not_text(folder: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gradscope.errors import InvalidValueError, UnknownNameError
+from gradscope.errors import InvalidTypeError, InvalidValueError, UnknownNameError
 from gradscope.runs import Run, Writer, load
 from gradscope.spec import LayerSpec, MetricSpec
 
@@ -191,6 +191,17 @@ def test_errors_name_the_choices_and_the_neighbours(tmp_path: Path, metrics: Any
     with pytest.raises(UnknownNameError) as decay:
         run.decay()
     assert str(decay.value) == "no metric 'output_grad_norm'; there are: a, b"
+
+
+def test_a_step_is_a_whole_number(recorded: Callable[..., Run]) -> None:
+    run = recorded([1.0, 2.0, 3.0], [1.0, 1.0, 1.0], [1.0, 1.0, 1.0])
+    views: list[Callable[[Any], object]] = [lambda step: run.profile("output_grad_norm", step), run.decay, run.ledger]
+    for view in views:
+        for step in (0.5, 0.0, True, "1", np.float64(0.0)):
+            with pytest.raises(InvalidTypeError) as error:
+                view(step)
+            assert str(error.value) == f"step is a whole number, not {step!r}"
+        view(np.int64(0))
 
 
 def test_rows_of_the_wrong_shape_are_refused(tmp_path: Path, metrics: Any) -> None:
