@@ -45,8 +45,9 @@ class Passage:
 def passage(run: Run, step: int) -> Passage | NotApplicable:
     """Describe the passage at one recorded step, or say why nothing can be said of it."""
     profile = run.profile(METRIC, step)
-    trunk = [depth for depth in run.trunk if depth in profile.index]
-    hidden = tuple(depth for depth in trunk if depth != run.trunk[-1])
+    whole = run.trunk
+    trunk = [depth for depth in whole if depth in profile.index]
+    hidden = tuple(depth for depth in trunk if depth != whole[-1])
     values = profile.loc[trunk].to_numpy(np.float64)
     if not np.isfinite(values).all():
         return NotApplicable(f"a norm of the output gradient is NaN or infinite at step {step}")

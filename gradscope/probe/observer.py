@@ -7,7 +7,7 @@ import warnings
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -23,6 +23,7 @@ from gradscope.probe.recorder import Recorder
 from gradscope.probe.reduce import on_host
 from gradscope.probe.sink import Sink
 from gradscope.runs import Run, Writer, load
+from gradscope.runs.given import real, whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -103,16 +104,17 @@ class Probe:
         just closed; ``step=`` overrides.
 
         Raises:
-            InvalidTypeError: for a value that is no single number.
+            InvalidTypeError: for a value that is no single real number, or a step that is no whole number.
+            InvalidValueError: for a number beyond the range of a float.
         """
         if not self._refuse_closed("log"):
-            at = self._current() if step is None else step
+            at = self._current() if step is None else whole("step", step)
             self._sink.scalars(at, {name: _number(name, value) for name, value in scalars.items()})
 
     def event(self, text: str, *, step: int | None = None) -> None:
         """Record a remark, such as a change of the learning rate; it belongs to the step in progress."""
         if not self._refuse_closed("event"):
-            self._writer.event(self._step if step is None else step, str(text))
+            self._writer.event(self._step if step is None else whole("step", step), str(text))
 
     def step(self) -> None:
         """Close the step, where no optimizer was given. Call it after backward.
@@ -292,10 +294,9 @@ def _spread(model: nn.Module, count: int) -> list[nn.Parameter]:
 
 
 def _number(name: str, value: object) -> float | Tensor:
-    if isinstance(value, Tensor) and value.numel() == 1:
-        return float(value.detach()) if on_host(value) else value.detach()
-    try:
-        return float(cast("float", value))
-    except (TypeError, ValueError, RuntimeError) as error:
-        given = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-        raise InvalidTypeError(f"scalar {name!r} is a single number, not {given}") from error
+    if not isinstance(value, Tensor):
+        return real(name, value)
+    if value.numel() != 1 or value.is_complex():
+        given = f"a {'complex ' if value.is_complex() else ''}tensor of shape {tuple(value.shape)}"
+        raise InvalidTypeError(f"scalar {name!r} is a single number, not {given}")
+    return value.detach().item() if on_host(value) else value.detach()

@@ -88,6 +88,7 @@ def watch(
     folder = _folder(out, name)
     if resume:
         _refuse_other_model(folder, found)
+        _close_previous(target)  # it may be writing this very run
     writer = Writer(
         folder,
         metrics=[metric.spec for metric in plan.metrics],

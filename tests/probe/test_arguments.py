@@ -137,9 +137,35 @@ def test_only_single_numbers_are_scalars(tmp_path: Path) -> None:
     probe = gs.watch(net(), out=tmp_path / "run")
     with pytest.raises(InvalidTypeError, match=exactly("scalar 'loss' is a single number, not a tensor of shape (3,)")):
         probe.log(loss=torch.zeros(3))
-    with pytest.raises(InvalidTypeError, match=exactly("scalar 'loss' is a single number, not str")):
-        probe.log(loss="low")  # type: ignore[arg-type]
+    for value, text in (
+        ("low", "scalar 'loss' is a single number, not str"),
+        (1j, "scalar 'loss' is a single number, not complex"),
+        (torch.zeros((), dtype=torch.complex64), "scalar 'loss' is a single number, not a complex tensor of shape ()"),
+    ):
+        with pytest.raises(InvalidTypeError, match=exactly(text)):
+            probe.log(loss=value)  # type: ignore[arg-type]
+    with pytest.raises(InvalidValueError, match=exactly("scalar 'loss' is too large for a float")):
+        probe.log(loss=10**400)
+    with pytest.raises(InvalidTypeError, match=exactly("step is a whole number, not 'e1'")):
+        probe.log(step="e1", loss=1.0)  # type: ignore[arg-type]
+    with pytest.raises(InvalidTypeError, match=exactly("step is a whole number, not 1.5")):
+        probe.event("x", step=1.5)  # type: ignore[arg-type]
+    probe.log(loss=1.0)
     probe.close()
+    assert probe.run.scalars["value"].tolist() == [1.0]
+
+
+def test_resuming_the_run_that_the_first_watch_writes(tmp_path: Path) -> None:
+    model = net()
+    first = gs.watch(model, out=tmp_path / "run", every=1)
+    model(torch.randn(3, 4)).sum().backward()
+    first.step()
+    with pytest.warns(UserWarning, match=r"^this model was being watched already"):
+        second = gs.watch(model, out=tmp_path / "run", every=1, resume=True)
+    model(torch.randn(3, 4)).sum().backward()
+    second.step()
+    second.close()
+    assert list(second.run.frame("output_rms").index) == [0, 1]
 
 
 def test_layers_are_chosen_by_pattern_list_or_callable(tmp_path: Path) -> None:
