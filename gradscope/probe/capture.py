@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Protocol, cast
 
 from torch import Tensor
@@ -77,30 +76,15 @@ class CapturedPhi:
         return self._phi.slope(piece) if signal == "slope" else self._phi.value(piece)
 
 
-@dataclass
-class Reading:
-    """Where on the tape the numbers lie, by signal or metric; one entry for every micro-batch.
-
-    Attributes:
-        moments: (entries, place) by signal.
-        values: (weight, place of numerator and denominator) by metric.
-        histograms: (place, sampled entries, entries) by signal.
-        flat_units: (samples, units, place) of the share of samples at which a unit is flat.
-    """
-
-    moments: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
-    values: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
-    histograms: dict[str, list[tuple[int, int, int]]] = field(default_factory=dict)
-    flat_units: list[tuple[int, int, int]] = field(default_factory=list)
-
-    def merge(self, other: Reading) -> None:
-        """Append what another reading holds."""
-        for mine, theirs in ((self.moments, other.moments), (self.values, other.values)):
-            for key, entries in theirs.items():
-                mine.setdefault(key, []).extend(entries)
-        for key, bins in other.histograms.items():
-            self.histograms.setdefault(key, []).extend(bins)
-        self.flat_units.extend(other.flat_units)
+# Where on the tape numbers lie: kind, signal or metric, place, and two whole numbers that the kind gives a meaning.
+#   MOMENTS     entries, 0
+#   VALUE       entries it was taken of, 1 where the denominator of a ratio lies behind it
+#   HISTOGRAM   sampled entries, entries
+#   FLAT_UNITS  samples, units
+# Plain tuples in plain lists: the collector soon leaves them alone, and a step makes many.
+Note = tuple[str, str, int, int, int]
+Reading = list[Note]
+MOMENTS, VALUE, HISTOGRAM, FLAT_UNITS = "moments", "value", "histogram", "flat units"
 
 
 def take(program: Program, source: Source, reading: Reading, tape: Tape, layer: str, fault: FaultHandler) -> None:
@@ -117,7 +101,7 @@ def take(program: Program, source: Source, reading: Reading, tape: Tape, layer: 
     for signal in program.moments:
         vector = source.get(signal, "flat")
         if isinstance(vector, Tensor):
-            reading.moments.setdefault(signal, []).append((vector.numel(), tape.put(*moments(vector))))
+            reading.append((MOMENTS, signal, tape.put(*moments(vector)), vector.numel(), 0))
     for metric in program.metrics:
         try:
             _measure(metric, source, reading, tape)
@@ -126,24 +110,24 @@ def take(program: Program, source: Source, reading: Reading, tape: Tape, layer: 
     for signal in program.histograms:
         piece, whole = source.get(signal, "sample"), source.get(signal, "")
         if isinstance(piece, Tensor) and isinstance(whole, Tensor):
-            counted = (tape.put(bin_counts(piece)), piece.numel(), whole.numel())
-            reading.histograms.setdefault(signal, []).append(counted)
+            reading.append((HISTOGRAM, signal, tape.put(bin_counts(piece)), piece.numel(), whole.numel()))
 
 
 def _measure(metric: Metric, source: Source, reading: Reading, tape: Tape) -> None:
-    arguments = [source.get(request.signal, request.form) for request in metric.requests]
-    if any(argument is None for argument in arguments):
-        return
+    arguments = []
+    for request in metric.requests:
+        argument = source.get(request.signal, request.form)
+        if argument is None:
+            return
+        arguments.append(argument)
     value = metric.function(*arguments)
     if value is None:
         return
-    # A plain number is a ratio to 1.
-    whole = Ratio(value, 1.0) if not isinstance(value, Ratio) else value
-    place = tape.put(_number(whole.numerator))
-    tape.put(_number(whole.denominator))
-    first = arguments[0]
-    weight = first.numel() if isinstance(first, Tensor) else 1
-    reading.values.setdefault(metric.name, []).append((weight, place))
+    is_ratio = isinstance(value, Ratio)
+    parts = (value.numerator, value.denominator) if is_ratio else (value,)
+    place = tape.put(*map(_number, parts))
+    weight = arguments[0].numel() if isinstance(arguments[0], Tensor) else 1
+    reading.append((VALUE, metric.name, place, weight, int(is_ratio)))
 
 
 def _number(value: object) -> Tensor | float:

@@ -186,10 +186,9 @@ class Probe:
         if recorder is None:
             return None
         start = time.perf_counter()
-        self._parameters.read(recorder, optimizer, VALUES)
         self._evaluates = _has_closure(args, kwargs)
-        if not self._evaluates:
-            self._parameters.read(recorder, optimizer, GRADIENTS)
+        # With a closure, gradients come only inside the step.
+        self._parameters.read(recorder, optimizer, VALUES if self._evaluates else (*VALUES, *GRADIENTS))
         self._spent += time.perf_counter() - start
         return _restarting(recorder, args, kwargs) if self._evaluates else None
 
@@ -212,6 +211,7 @@ class Probe:
             except Exception as error:
                 self._fault("all layers", "writing", error)
             self._spent += time.perf_counter() - start + self._recorder.spent
+            self._recorder.restart()
         self._stepped.clear()
         self._saw_backward = False
         self._step += 1
@@ -249,8 +249,7 @@ class Probe:
             warnings.warn(text, stacklevel=4)
 
     def _read_parameters(self, recorder: Recorder) -> None:
-        self._parameters.read(recorder, None, VALUES)
-        self._parameters.read(recorder, None, GRADIENTS)
+        self._parameters.read(recorder, None, (*VALUES, *GRADIENTS))
 
     def _fault(self, layer: str, where: str, error: Exception) -> None:
         self._sink.fault(self._step, layer, where, error)

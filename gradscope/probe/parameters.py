@@ -15,6 +15,7 @@ from gradscope.probe.plan import Plan, Program
 from gradscope.probe.recorder import Recorder
 from gradscope.probe.reduce import flat, sample
 
+Parameter = nn.Parameter | None
 GRADIENTS = ("weight_grad", "bias_grad")
 VALUES = ("weight", "bias")
 
@@ -31,6 +32,7 @@ class ParameterReader:
         self._before: dict[Layer, dict[str, Tensor]] = {}
         self._of_raw = plan.program("step", "weight_grad_raw")
         self._of_update = plan.program("step", "weight_update")
+        self._forms = plan.forms("weight_update") | plan.forms("weight")
 
     def arm(self, recorder: Recorder) -> None:
         """Await the gradients of this step as back-propagation leaves them."""
@@ -68,44 +70,48 @@ class ParameterReader:
         Args:
             recorder: The step.
             optimizer: Whose parameters; None for all.
-            names: ``VALUES`` or ``GRADIENTS``.
+            names: ``VALUES``, ``GRADIENTS`` or both.
         """
         program = self._plan.program("step", *names)
-        for layer in self._layers_of(optimizer):
+        for layer, weight, bias in self._parameters_of(optimizer):
             try:
-                tensors = {name: _parameter(layer, name) for name in (*VALUES, *names)}
+                tensors: dict[str, Tensor | None] = {"weight": weight, "bias": bias}
+                if "weight_grad" in names:
+                    tensors["weight_grad"] = None if weight is None else weight.grad
+                    tensors["bias_grad"] = None if bias is None else bias.grad
                 self._read(recorder, layer, names[0], program, Captured(tensors, layer.unit_dim))
-                if optimizer is not None and names is VALUES:
-                    self._remember(layer)
+                if optimizer is not None and "weight" in names and weight is not None:
+                    self._remember(layer, weight)
             except Exception as error:
                 self._fault(layer.name, "parameters", error)
 
     def read_update(self, recorder: Recorder, optimizer: Optimizer) -> None:
         """Read what the optimizer step changed."""
-        for layer in self._layers_of(optimizer):
+        for layer, weight, _ in self._parameters_of(optimizer):
             before = self._before.pop(layer, None)
-            if before is None or layer.weight is None:
+            if before is None or weight is None:
                 continue
             try:
-                self._read(recorder, layer, "update", self._of_update, _Update(layer.weight, before))
+                self._read(recorder, layer, "update", self._of_update, _Update(weight, before))
             except Exception as error:
                 self._fault(layer.name, "weight update", error)
 
     def _read(self, recorder: Recorder, layer: Layer, what: str, program: Program, source: Source) -> None:
-        reading = Reading()
+        reading: Reading = []
         take(program, source, reading, recorder.tape, layer.name, self._fault)
         recorder.parameters.setdefault(layer.name, {})[what] = reading
 
-    def _layers_of(self, optimizer: Optimizer | None) -> list[Layer]:
+    def _parameters_of(self, optimizer: Optimizer | None) -> list[tuple[Layer, Parameter, Parameter]]:
+        """Layers with weight and bias; with an optimizer, those that it changes."""
+        found = [(layer, layer.weight, layer.bias) for layer in self._layers]
         if optimizer is None:
-            return list(self._layers)
-        mine = _parameters_of(optimizer)
-        return [layer for layer in self._layers if id(layer.weight) in mine or id(layer.bias) in mine]
+            return found
+        mine = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        return [one for one in found if id(one[1]) in mine or id(one[2]) in mine]
 
-    def _remember(self, layer: Layer) -> None:
-        if layer.weight is not None and self._of_update:
-            forms = self._plan.forms("weight_update") | self._plan.forms("weight")
-            self._before[layer] = {form: _form(layer.weight, form).clone() for form in forms}
+    def _remember(self, layer: Layer, weight: Tensor) -> None:
+        if self._of_update:
+            self._before[layer] = {form: _form(weight, form).clone() for form in self._forms}
 
 
 class _Update:
@@ -128,14 +134,3 @@ def _form(weight: Tensor, form: str) -> Tensor:
         return weight.detach()
     vector = flat(weight)
     return sample(vector, weight.shape[-1]) if form == "sample" else vector
-
-
-def _parameter(layer: Layer, name: str) -> Tensor | None:
-    parameter: nn.Parameter | None = layer.weight if name.startswith("weight") else layer.bias
-    if parameter is None or name in VALUES:
-        return parameter
-    return parameter.grad
-
-
-def _parameters_of(optimizer: Optimizer) -> set[int]:
-    return {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}

@@ -59,6 +59,12 @@ class Plan:
         asked = {request.signal for metric in self.metrics for request in metric.requests}
         return any(signal in asked or (self.histograms and signal in HISTOGRAMMED) for signal in signals)
 
+    @property
+    def mixes_weights(self) -> bool:
+        """Whether a metric takes a weight or bias together with tensors of a forward or backward pass."""
+        asked = [{request.signal for request in one.requests} for one in self.metrics if one.phase != "step"]
+        return any(not signals.isdisjoint(ANY_PHASE) for signals in asked)
+
     def forms(self, signal: str) -> set[str]:
         """Forms in which a signal is asked for."""
         return {request.form for one in self.metrics for request in one.requests if request.signal == signal}

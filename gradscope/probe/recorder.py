@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradscope.probe.capture import Captured, CapturedPhi, FaultHandler, Reading, Source, take
+from gradscope.probe.capture import FLAT_UNITS, Captured, CapturedPhi, FaultHandler, Reading, Source, take
 from gradscope.probe.contribution import Contribution, find_contribution, fold_circular
 from gradscope.probe.following import Way, find_phi, is_bypassed, read_way
 from gradscope.probe.functions import Phi
@@ -18,7 +18,7 @@ from gradscope.probe.graph import Product, ancestors, find_product, trace
 from gradscope.probe.hooks import on_gradient
 from gradscope.probe.layers import Layer
 from gradscope.probe.plan import Plan, Program
-from gradscope.probe.records import CallRecord, FinishedCall, ForwardPass, Key, MicroBatch
+from gradscope.probe.records import CallRecord, FinishedCall, ForwardPass, Key, MicroBatch, finish
 from gradscope.probe.reduce import Tape, flat, sample, unit_step
 
 
@@ -48,6 +48,7 @@ class Recorder:
         self._wants_phi = plan.needs("activation", "slope", "slope_max", "activation_input", "dead_units")
         self._wants_units = plan.needs("dead_units")
         self._wants_total = plan.needs("next_input_grad", "input_grad_total")
+        self._mixes_weights = plan.mixes_weights
         self._of_call = plan.program("forward", "input", "output")
         self._of_u = plan.program("forward", "activation_input")
         self._of_phi = plan.program("activation", "activation", "slope", "slope_max")
@@ -60,6 +61,9 @@ class Recorder:
 
     def restart(self) -> None:
         """Forget the calls so far: an optimizer evaluates its closure again, and the last evaluation counts."""
+        # Records and their micro-batches refer to each other: taken apart here, they do not wait for the collector.
+        for record in self.records.values():
+            record.batches.clear()
         self.records = {}
 
     def finished_calls(self) -> list[FinishedCall]:
@@ -69,8 +73,8 @@ class Recorder:
             reading = record.reading()
             if record.call == 1:
                 for of_parameters in self.parameters.get(record.layer.name, {}).values():
-                    reading.merge(of_parameters)
-            found.append(FinishedCall(record.key, record.unit_step, reading))
+                    reading.extend(of_parameters)
+            found.append(finish(record.key, record.unit_step, reading))
         return found
 
     def begin_pass(self) -> None:
@@ -96,11 +100,11 @@ class Recorder:
             return
         batch = self.records.setdefault((layer.name, call), CallRecord(layer, call)).open_batch()
         entry = next((value for value in inputs if isinstance(value, Tensor)), None)
-        tensors = {"input": entry, "output": output, "weight": layer.weight, "bias": layer.bias}
+        tensors = {"input": entry, "output": output, **self._weights(layer)}
         self._take(self._of_call, Captured(tensors, layer.unit_dim), layer, batch.forward)
         if self._of_u:
             source = Captured({"activation_input": output}, layer.unit_dim)
-            self._pass.provisional[batch] = self._take(self._of_u, source, layer, Reading())
+            self._pass.provisional[batch] = self._take(self._of_u, source, layer, [])
         if output.requires_grad:
             self._expect_gradient(batch, entry, output)
         self.spent += time.perf_counter() - start
@@ -108,7 +112,8 @@ class Recorder:
     def normalized(self, output: object, unit_dim: int) -> None:
         """Note what a normalization module returned: the activation function may receive it and change it in place."""
         if self._of_u and isinstance(output, Tensor) and output.grad_fn is not None:
-            source, reading = Captured({"activation_input": output}, unit_dim), Reading()
+            reading: Reading = []
+            source = Captured({"activation_input": output}, unit_dim)
             take(self._of_u, source, reading, self.tape, "?", self._fault)
             self._pass.normalized[output.grad_fn] = reading
 
@@ -158,7 +163,7 @@ class Recorder:
             self._pass = ForwardPass()
         layer = batch.record.layer
         try:
-            tensors = {"output_grad": grad, "input_grad": sent, "weight": layer.weight, "bias": layer.bias}
+            tensors = {"output_grad": grad, "input_grad": sent, **self._weights(layer)}
             program = self._of_output_gradient if sent is None else self._of_gradient
             self._take(program, Captured(tensors, layer.unit_dim), layer, batch.backward)
             batch.own = sent if self._wants_total else None
@@ -201,10 +206,11 @@ class Recorder:
                 grad = sent
             tensors = {"input_grad": sent, "input_grad_total": grad, "next_input_grad": grad}
             source = Captured(tensors, layer.unit_dim)
-            batch.total = self._take(self._of_total, source, layer, Reading())
-            told = self._take(self._of_next, source, layer, Reading()) if batch.sources else Reading()
-            for parent in batch.sources:
-                parent.told = told
+            batch.total = self._take(self._of_total, source, layer, [])
+            if batch.sources:
+                told = self._take(self._of_next, source, layer, [])
+                for parent in batch.sources:
+                    parent.told = told
         except Exception as error:
             self._fault(layer.name, "input gradient hook", error)
 
@@ -250,9 +256,9 @@ class Recorder:
             layer = batch.record.layer
             self._take(self._of_u, CapturedPhi(phi, layer.unit_dim), layer, batch.forward)
         elif way.direct and way.norm == "none":
-            batch.forward.merge(self._pass.provisional.get(batch, Reading()))
+            batch.forward.extend(self._pass.provisional.get(batch, ()))
         elif way.direct:
-            batch.forward.merge(self._pass.normalized.get(way.norm_node, Reading()))
+            batch.forward.extend(self._pass.normalized.get(way.norm_node, ()))
 
     def _take_flat_units(self, batch: MicroBatch, source: CapturedPhi, phi: Phi) -> None:
         slope = source.get("slope", "units")
@@ -260,7 +266,7 @@ class Recorder:
             share = (slope == 0).double().mean(dim=(0, 2))
             count = phi.saved.shape[batch.record.layer.unit_dim]
             batch.record.unit_step = unit_step(count, phi.saved.numel() // count)
-            batch.forward.flat_units.append((slope.shape[0], share.numel(), self.tape.put(share)))
+            batch.forward.append((FLAT_UNITS, "slope", self.tape.put(share), slope.shape[0], share.numel()))
 
     def _on_phi_gradient(self, batch: MicroBatch, sent: Any, got: Any) -> None:
         if not self.open:
@@ -271,6 +277,9 @@ class Recorder:
             self._take(self._of_phi_gradient, source, layer, batch.backward)
         except Exception as error:
             self._fault(layer.name, "activation gradient hook", error)
+
+    def _weights(self, layer: Layer) -> dict[str, Tensor | None]:
+        return {"weight": layer.weight, "bias": layer.bias} if self._mixes_weights else {}
 
     def _take(self, program: Program, source: Source, layer: Layer, reading: Reading) -> Reading:
         if program:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
-from gradscope.probe.capture import Reading
+from gradscope.probe.capture import FLAT_UNITS, HISTOGRAM, MOMENTS, VALUE, Note, Reading
 from gradscope.probe.layers import Layer
 
 Key = tuple[str, int]
@@ -16,7 +17,7 @@ Key = tuple[str, int]
 WAITING = 256
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class MicroBatch:
     """One layer call within one forward pass.
 
@@ -35,10 +36,10 @@ class MicroBatch:
     """
 
     record: CallRecord
-    forward: Reading = field(default_factory=Reading)
-    backward: Reading = field(default_factory=Reading)
-    total: Reading = field(default_factory=Reading)
-    told: Reading = field(default_factory=Reading)
+    forward: Reading = field(default_factory=list)
+    backward: Reading = field(default_factory=list)
+    total: Reading | None = None
+    told: Reading | None = None
     sources: list[MicroBatch] = field(default_factory=list)
     own: Tensor | None = None
     expects: bool = False
@@ -51,13 +52,13 @@ class MicroBatch:
             return False
         if self.provisional:
             self.fired = 0
-            self.backward, self.total = Reading(), Reading()
+            self.backward, self.total = [], None
         self.fired += 1
         self.provisional = provisional
         return self.fired == 1
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class CallRecord:
     """What one layer call of the step has shown so far, over all micro-batches.
 
@@ -115,24 +116,46 @@ class CallRecord:
         twice through one forward pass is a sum whose parts were seen one by one: its norm is not known.
         """
         counted = [batch for batch in self.batches if batch.fired or not batch.expects] or self.batches
-        whole = Reading()
+        whole: Reading = []
         for batch in counted:
-            whole.merge(batch.forward)
+            whole.extend(batch.forward)
         if all(batch.fired <= 1 for batch in counted):
             for batch in counted:
-                whole.merge(batch.backward)
-                whole.merge(batch.total)
-                whole.merge(batch.told)
+                for part in (batch.backward, batch.total, batch.told):
+                    whole.extend(part or ())
         return whole
+
+
+Notes = dict[str, list[tuple[int, int, int]]]
 
 
 @dataclass(frozen=True, eq=False)
 class FinishedCall:
-    """A layer call at the end of the step: where all its numbers lie on the tape."""
+    """A layer call at the end of the step: where all its numbers lie on the tape.
+
+    Attributes:
+        key: Qualified name and number of the call.
+        unit_step: Every how many units one is sampled.
+        moments: (place, entries, 0) by signal, one for every micro-batch.
+        values: (place, weight, 1 for a ratio) by metric.
+        histograms: (place, sampled entries, entries) by signal.
+        flat_units: (place, samples, units).
+    """
 
     key: Key
     unit_step: int
-    reading: Reading
+    moments: Notes
+    values: Notes
+    histograms: Notes
+    flat_units: Notes
+
+
+def finish(key: Key, unit_step: int, notes: Iterable[Note]) -> FinishedCall:
+    """Sort the notes of a call by kind and name."""
+    by_kind: dict[str, Notes] = {MOMENTS: {}, VALUE: {}, HISTOGRAM: {}, FLAT_UNITS: {}}
+    for kind, name, place, first, second in notes:
+        by_kind[kind].setdefault(name, []).append((place, first, second))
+    return FinishedCall(key, unit_step, by_kind[MOMENTS], by_kind[VALUE], by_kind[HISTOGRAM], by_kind[FLAT_UNITS])
 
 
 @dataclass(eq=False)

@@ -97,11 +97,11 @@ class _Moments:
         return self._pooled[signal]
 
     def _one(self, call: FinishedCall, signal: str) -> tuple[float, float, float, float]:
-        parts = call.reading.moments.get(signal)
+        parts = call.moments.get(signal)
         if not parts:
             return (-1.0, 0.0, 0.0, 0.0)
         numbers = self._numbers
-        return pool_moments([(count, numbers[at], numbers[at + 1], numbers[at + 2]) for count, at in parts])
+        return pool_moments([(count, numbers[at], numbers[at + 1], numbers[at + 2]) for at, count, _ in parts])
 
 
 def _of_moments(metric: Metric, moments: _Moments) -> Found:
@@ -115,11 +115,15 @@ def _of_moments(metric: Metric, moments: _Moments) -> Found:
 def _of_tensors(metric: Metric, calls: Sequence[FinishedCall], numbers: NDArray[np.float64]) -> Found:
     which, found = [], []
     for row, call in enumerate(calls):
-        parts = [part for part in call.reading.values.get(metric.name, ()) if numbers[part[1] + 1] != 0]
+        parts = [
+            (weight, numbers[at] / numbers[at + 1] if ratio else numbers[at])
+            for at, weight, ratio in call.values.get(metric.name, ())
+            if not ratio or numbers[at + 1] != 0
+        ]
         if parts:
             which.append(row)
             weights = np.asarray([weight for weight, _ in parts], dtype=np.float64)
-            values = np.asarray([numbers[at] / numbers[at + 1] for _, at in parts])
+            values = np.asarray([value for _, value in parts])
             found.append(_combine(metric.spec.combine, values, weights))
     return which, found
 
@@ -149,11 +153,12 @@ def push_windows(
     """Add the step to the windows of its calls; return the share of flat samples by unit."""
     shares: dict[Key, NDArray[np.float64]] = {}
     for call in calls:
-        parts = [part for part in call.reading.flat_units if part[1] == call.reading.flat_units[0][1]]
+        taken = call.flat_units.get("slope", [])
+        parts = [part for part in taken if part[2] == taken[0][2]]
         if not parts:
             continue
-        samples = sum(count for count, _, _ in parts)
-        total = sum(count * numbers[at : at + units] for count, units, at in parts)
+        samples = sum(count for _, count, _ in parts)
+        total = sum(count * numbers[at : at + units] for at, count, units in parts)
         shares[call.key] = np.asarray(total, dtype=np.float64) / max(samples, 1)
         windows.setdefault(call.key, UnitWindow()).push(samples, shares[call.key] == 1.0)
     return shares
@@ -188,5 +193,5 @@ def histogram_rows(
     return [
         histogram_row(step, ids[call.key], quantity, parts, numbers)
         for call in calls
-        for quantity, parts in call.reading.histograms.items()
+        for quantity, parts in call.histograms.items()
     ]
