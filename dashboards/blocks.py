@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from dash import dcc, html
 from gradscope.errors import GradscopeError
 from gradscope.figures import CONFIG, message
 
+_LOG = logging.getLogger(__name__)
 STATUS_COLOURS = {
     "running": "blue",
     "finished": "green",
@@ -42,6 +44,10 @@ def drawn(title: str, theme: str, draw: Callable[[], go.Figure]) -> go.Figure:
         return draw()
     except GradscopeError as error:
         return message(title, str(error), theme)
+    except Exception as error:
+        # A fault in one figure takes neither the other panels nor the page down.
+        _LOG.exception("the figure %r could not be drawn", title)
+        return message(title, f"this figure could not be drawn: {type(error).__name__}: {error}", theme)
 
 
 def ticker(page: str) -> dcc.Interval:
@@ -57,6 +63,12 @@ def notice(text: str, colour: str = "red", title: str | None = None) -> dmc.Aler
 def badge(status: str) -> dmc.Badge:
     """Return the badge of a run's status."""
     return dmc.Badge(status, color=STATUS_COLOURS.get(status, "gray"), variant="light", className="status")
+
+
+def trace(error: str) -> html.Pre:
+    """Return what ended a run, whole, in a box that scrolls."""
+    # Keys scroll only what can have the focus.
+    return html.Pre(error.strip(), className="code trace", tabIndex=0)
 
 
 def howto(where: str) -> dmc.Stack:

@@ -27,6 +27,7 @@ class View:
         step: The one to show; None where there is none yet.
         follow: Whether the page moves on to the newest step.
         without: Names of the others that have no value of the metric.
+        remark: What the state asked for and does not get, if anything.
     """
 
     run: Run
@@ -37,6 +38,7 @@ class View:
     step: int | None
     follow: bool
     without: tuple[str, ...] = ()
+    remark: str = ""
 
 
 def settle(source: Source, state: FlowState) -> View:
@@ -45,12 +47,30 @@ def settle(source: Source, state: FlowState) -> View:
     run = source.run(name)
     others = {other: source.run(other) for other in state.compare if other != name}
     metric = state.metric or (SIGNAL if SIGNAL in run.metrics else next(iter(run.metrics), SIGNAL))
-    steps = recorded_steps(run, metric)
+    # A run that failed before its first step has no metric at all, and still a reason to show.
+    steps = recorded_steps(run, metric) if run.metrics or state.metric else []
     step = None
     if steps:
         step = steps[-1] if state.step is None else nearest_step(run, state.step, metric)
     without = tuple(other for other, one in others.items() if metric not in one.metrics or not one.steps(metric))
-    return View(run, name, others, metric, steps, step, state.step is None, without)
+    remark = unrecorded(state.step, steps, metric)
+    return View(run, name, others, metric, steps, step, state.step is None, without, remark)
+
+
+def unrecorded(step: int | None, steps: list[int], metric: str) -> str:
+    """Return what to say of a step without a value of the metric; nothing where there is one.
+
+    >>> unrecorded(7, [0, 5, 10], "saturation")
+    'step 7 has no value of saturation; the nearest ones that have are 5 and 10'
+    >>> unrecorded(99, [0, 5, 10], "saturation"), unrecorded(5, [0, 5, 10], "saturation")
+    ('step 99 has no value of saturation; the nearest one that has is 10', '')
+    """
+    if step is None or not steps or step in steps:
+        return ""
+    below, above = [one for one in steps if one < step], [one for one in steps if one > step]
+    near = [str(one) for one in (*below[-1:], *above[:1])]
+    which = f"ones that have are {' and '.join(near)}" if len(near) > 1 else f"one that has is {near[0]}"
+    return f"step {step} has no value of {metric}; the nearest {which}"
 
 
 def chosen(state: FlowState, trigger: str | None, values: Mapping[str, Any]) -> FlowState:

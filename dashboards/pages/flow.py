@@ -9,11 +9,12 @@ from dash import Dash, Input, Output, State, dcc, html, no_update
 from dash.exceptions import PreventUpdate
 
 from gradscope import figures
-from gradscope.dashboards.blocks import badge, choices, drawn, graph, howto, notice, ticker
+from gradscope.dashboards.blocks import badge, choices, drawn, graph, howto, notice, ticker, trace
 from gradscope.dashboards.diagnosis import findings_panel
+from gradscope.dashboards.gaps import gaps_panel
 from gradscope.dashboards.source import Source
 from gradscope.dashboards.state import FlowState
-from gradscope.dashboards.view import View, chosen, controls, settle
+from gradscope.dashboards.view import View, chosen, controls, metric_choices, settle
 from gradscope.errors import GradscopeError
 from gradscope.figures.gradient_flow import SIGNAL
 from gradscope.figures.values import nearest_step
@@ -67,6 +68,7 @@ def layout() -> dmc.Stack:
             graph("flow-timeline"),
             graph("flow-loss"),
             html.Div(id="flow-findings"),
+            html.Div(id="flow-gaps", className="wide"),
         ],
         className="grid",
     )
@@ -89,22 +91,29 @@ def content(view: View, theme: str) -> dict[str, Any]:
         "timeline": drawn(titles[2], theme, lambda: figures.timeline(run, metric, theme=theme)),
         "loss": drawn("Loss over steps", theme, lambda: figures.loss({view.name: run, **view.others}, theme=theme)),
         "head": head(view),
-        "hidden": False,
+        "hidden": not run.metrics,
     }
 
 
-def head(view: View) -> dmc.Group:
-    """Return the line above the figures: the run's name, its status and what ended it."""
+def head(view: View) -> dmc.Stack:
+    """Return what stands above the figures: the run's name, its status and what ended it."""
     items: list[Any] = [dmc.Title(view.name, order=4, className="name"), badge(view.run.status)]
+    if view.run.name != view.name.rsplit("/", 1)[-1]:
+        items.append(dmc.Text(view.run.name, size="sm", c="dimmed", className="name"))
+    if not view.run.metrics:
+        items.append(dmc.Text("nothing was recorded", size="sm"))
+    if view.remark:
+        items.append(dmc.Text(view.remark, size="sm", id="flow-remark"))
     if view.without:
         text = f"without a value of this metric: {', '.join(view.without)}"
         items.append(dmc.Text(text, size="sm", c="dimmed"))
     if view.run.error:
-        items.append(dmc.Text(view.run.error.strip().splitlines()[-1], size="sm", c="red"))
-    return dmc.Group(items, gap="sm")
+        items.append(dmc.Text(view.run.error.strip().rsplit("\n", 1)[-1], size="sm", c="red", className="name"))
+    below = [trace(view.run.error)] if view.run.error and "\n" in view.run.error.strip() else []
+    return dmc.Stack([dmc.Group(items, gap="sm"), *below], gap="xs")
 
 
-def nothing(source: Source, error: GradscopeError | None) -> dict[str, Any]:
+def nothing(source: Source, state: FlowState, error: GradscopeError | None) -> dict[str, Any]:
     """Return the page where there is nothing to show: no run at all, or not the one asked for."""
     if error is not None:
         told: Any = notice(str(error), title="This cannot be shown")
@@ -115,19 +124,23 @@ def nothing(source: Source, error: GradscopeError | None) -> dict[str, Any]:
     untouched = dict.fromkeys(outputs(), no_update)
     names = list(source.runs)
     choice = {"run_data": choices(names), "compare_data": choices(names)}
-    return untouched | choice | {"findings": "", "head": told, "hidden": True}
+    if state.run in source.runs:
+        # Its other metrics are a way out.
+        choice |= {"run": state.run, "metric_data": metric_choices(source.runs[state.run])}
+    return untouched | choice | {"findings": "", "gaps": "", "head": told, "hidden": True}
 
 
 def answer(source: Source, state: FlowState, theme: str) -> dict[str, Any]:
     """Return everything the page shows for a state, by output."""
     if not source.runs and state.run is None:
-        return nothing(source, None)
+        return nothing(source, state, None)
     try:
         view = settle(source, state)
         shown = controls(source, view) | content(view, theme)
         shown["findings"] = source.kept("findings", view.name, findings_panel)
+        shown["gaps"] = source.kept("gaps", view.name, gaps_panel)
     except GradscopeError as error:
-        return nothing(source, error)
+        return nothing(source, state, error)
     return shown
 
 
@@ -149,6 +162,7 @@ def outputs() -> dict[str, Output]:
         "follow": Output("flow-follow", "checked"),
         **{name: Output(f"flow-{name}", "figure") for name in GRAPHS},
         "findings": Output("flow-findings", "children"),
+        "gaps": Output("flow-gaps", "children"),
         "head": Output("flow-head", "children"),
         "hidden": Output("flow-body", "hidden"),
     }

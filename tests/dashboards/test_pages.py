@@ -8,7 +8,9 @@ import synthetic_runs
 from dash import no_update
 from dash.development.base_component import Component
 
-from gradscope.dashboards import create_app, table, view
+from gradscope.checks import Findings
+from gradscope.checks.finding import NotApplicable
+from gradscope.dashboards import create_app, diagnosis, gaps, table, view
 from gradscope.dashboards.app import shell, visible
 from gradscope.dashboards.pages import flow, runs, sweep
 from gradscope.dashboards.source import Source
@@ -235,3 +237,87 @@ def test_a_compared_run_without_the_metric_is_named(tmp_path: Path) -> None:
     assert "without a value of this metric: less" in words(page["head"])
     assert len(page["profile"].data) == 1
     assert {trace.name for trace in page["loss"].data} == {"full", "less"}
+
+
+def test_a_fault_in_a_figure_is_said_in_its_panel(
+    source: Source, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fault(*_: Any, **__: Any) -> go.Figure:
+        raise ZeroDivisionError("float division by zero")
+
+    monkeypatch.setattr(flow.figures, "heatmap", fault)
+    page = flow.answer(source, FlowState("plain"), "light")
+    text = page["heatmap"].layout.annotations[0].text.replace("<br>", " ")
+    assert text == "this figure could not be drawn: ZeroDivisionError: float division by zero"
+    assert page["profile"].data
+    assert caplog.messages == ["the figure 'Output gradient norm over depth and step' could not be drawn"]
+
+
+def test_a_run_that_failed_before_its_first_step_says_why(tmp_path: Path) -> None:
+    error = "Traceback (most recent call last):\n  File 'a.py'\nValueError: no such data"
+    Writer(str(tmp_path / "failed"), metrics=()).close("failed", error)
+    source = Source(str(tmp_path))
+    page = flow.answer(source, FlowState("failed"), "light")
+    assert (page["run"], page["step_text"], page["hidden"]) == ("failed", "none recorded yet", True)
+    texts = words(page["head"])
+    assert "ValueError: no such data" in texts
+    assert "Traceback (most recent call last):" in texts
+    assert "nothing was recorded" in texts
+    assert "no metric" not in texts
+
+
+def test_a_run_stays_chosen_where_its_metric_is_unknown(source: Source) -> None:
+    page = flow.answer(source, FlowState("plain", metric="saturatoin"), "light")
+    assert page["run"] == "plain"
+    assert page["metric_data"] == view.metric_choices(source.runs["plain"])
+
+
+def test_checks_that_were_not_made_are_no_clean_bill(tmp_path: Path) -> None:
+    writer = Writer(str(tmp_path / "fresh"), metrics=synthetic_runs.METRICS)
+    page = flow.answer(Source(str(tmp_path)), FlowState(), "light")
+    writer.close()
+    assert "No check could be made." in words(page["findings"])
+    assert "found nothing wrong" not in words(page["findings"])
+
+
+def test_the_headline_counts_the_checks() -> None:
+    missing = {"trend": NotApplicable("one step"), "passage": NotApplicable("no metric")}
+    assert diagnosis.headline(Findings("a", (), ("vanishing",), missing)) == "1 of 3 checks made, nothing found."
+
+
+def test_what_was_not_recorded_is_on_the_page(tmp_path: Path) -> None:
+    writer = synthetic_runs.write(tmp_path / "less", close=False)
+    fired = {"expected": 1, "fired": 1}
+    writer.append("coverage", [{"step": 0, "layer": "a", "code": "missed", "text": "early", **fired}])
+    writer.append("coverage", [{"step": 0, "layer": "b", "code": "frozen", "text": "no gradient", **fired}])
+    writer.append("coverage", [{"step": 10, "layer": "a", "code": "recorded", "text": "everything", **fired}])
+    writer.event(5, "half way")
+    writer.close()
+    run = Source(str(tmp_path)).runs["less"]
+    missing = gaps.gaps(run.coverage)
+    assert missing.to_dict("records") == [{"layer": "b", "code": "frozen", "text": "no gradient"}]
+    text = words(gaps.gaps_panel(run))
+    assert "1 of 2 layers not wholly recorded" in text
+    assert "half way" in text
+
+
+def test_a_run_without_gaps_says_so(tmp_path: Path) -> None:
+    writer = synthetic_runs.write(tmp_path / "whole", close=False)
+    row = {"step": 0, "layer": "a", "code": "recorded", "text": "everything", "expected": 1, "fired": 1}
+    writer.append("coverage", [row])
+    writer.close()
+    text = words(gaps.gaps_panel(Source(str(tmp_path)).runs["whole"]))
+    assert "Everything was recorded." in text
+
+
+def test_a_step_that_was_not_recorded_is_said(source: Source) -> None:
+    page = flow.answer(source, FlowState("plain", step=999), "light")
+    assert page["step"] == 190
+    expected = "step 999 has no value of output_grad_norm; the nearest one that has is 190"
+    assert expected in words(page["head"])
+
+
+def test_the_name_given_to_a_run_stands_beside_its_folder(tmp_path: Path) -> None:
+    Writer(str(tmp_path / "folder"), metrics=synthetic_runs.METRICS, name="<b>mine</b>").close()
+    page = flow.answer(Source(str(tmp_path)), FlowState("folder"), "light")
+    assert "<b>mine</b>" in words(page["head"])

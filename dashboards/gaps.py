@@ -1,0 +1,67 @@
+"""What a run did not record, and what happened in it, as the page shows them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dash_mantine_components as dmc
+import pandas as pd
+from dash import html
+
+from gradscope.runs import Run
+
+RECORDED = "recorded"
+MOST_EVENTS = 200
+"""Events that the panel lists, the newest first; of more, it says how many there are."""
+
+
+def gaps(coverage: pd.DataFrame) -> pd.DataFrame:
+    """Return the layers that were not wholly recorded when they were last looked at: layer, code, text."""
+    latest = coverage.sort_values("step", kind="stable").drop_duplicates(["rank", "layer"], keep="last")
+    missing = latest[latest["code"] != RECORDED]
+    return missing[["layer", "code", "text"]].drop_duplicates(ignore_index=True)
+
+
+def gaps_panel(run: Run) -> dmc.Paper:
+    """Return which layers were not wholly recorded, and why, beside the events of the run."""
+    columns = [_layers(run.coverage), _events(run.events)]
+    return dmc.Paper(html.Div(columns, className="grid"), withBorder=True, radius="md", className="gaps")
+
+
+def _layers(coverage: pd.DataFrame) -> dmc.Stack:
+    missing = gaps(coverage)
+    if coverage.empty:
+        return _column("What was not recorded", "The run holds no account of it.", None)
+    if missing.empty:
+        return _column("What was not recorded", "Everything was recorded.", None)
+    all_layers = coverage["layer"].nunique()
+    told = (
+        f"{missing['layer'].nunique()} of {all_layers} {'layer' if all_layers == 1 else 'layers'} not wholly recorded"
+    )
+    return _column("What was not recorded", told, _table(missing))
+
+
+def _events(events: pd.DataFrame) -> dmc.Stack:
+    if events.empty:
+        return _column("Events", "None.", None)
+    newest = events[["step", "kind", "text"]].iloc[::-1].head(MOST_EVENTS)
+    count = f"{len(events)} {'event' if len(events) == 1 else 'events'}, newest first"
+    left_out = f"; the newest {MOST_EVENTS} are listed" if len(events) > MOST_EVENTS else ""
+    return _column("Events", count + left_out, _table(newest))
+
+
+def _column(title: str, told: str, table: Any) -> dmc.Stack:
+    # Keys scroll only what can have the focus.
+    box = None if table is None else html.Div(table, className="scroll", tabIndex=0, role="region", **_label(title))
+    parts = [dmc.Text(title, fw=600, size="sm"), dmc.Text(told, size="sm", c="dimmed"), box]
+    return dmc.Stack([part for part in parts if part is not None], gap=4)
+
+
+def _label(text: str) -> dict[str, Any]:
+    return {"aria-label": text}
+
+
+def _table(frame: pd.DataFrame) -> html.Table:
+    head = html.Tr([html.Th(name.capitalize()) for name in frame.columns])
+    rows = [html.Tr([html.Td(str(cell)) for cell in row]) for row in frame.itertuples(index=False)]
+    return html.Table([html.Thead(head), html.Tbody(rows)], className="table")
