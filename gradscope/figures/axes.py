@@ -26,8 +26,38 @@ def legend_columns(names: Sequence[str]) -> dict[str, Any]:
 
 
 def depth_ticks(last: int) -> dict[str, Any]:
-    """Return ticks at whole depths only: one at layer 2.5 would name a layer that does not exist."""
-    return {"dtick": 1} if last <= 20 else {"nticks": 12, "tickformat": "d"}
+    """Return ticks at whole depths only, from 1 on: depths 0 and 2.5 would name layers that do not exist.
+
+    >>> depth_ticks(8), depth_ticks(99)
+    ({'tick0': 1, 'dtick': 1}, {'tick0': 1, 'dtick': 10})
+    """
+    if last <= 20:
+        return {"tick0": 1, "dtick": 1}
+    powers = (10**power * digit for power in range(9) for digit in (1, 2, 5))
+    return {"tick0": 1, "dtick": next(stride for stride in powers if last <= 12 * stride)}
+
+
+def step_axis(steps: NDArray[Any]) -> dict[str, Any]:
+    """Return the settings of an axis of steps, whole numbers: a single one gets a tick alone."""
+    settings: dict[str, Any] = {"title": {"text": "Step"}}
+    if not len(steps):
+        return settings | {"showticklabels": False, "ticks": ""}
+    low, high = float(np.min(steps)), float(np.max(steps))
+    if low == high:
+        return settings | {"range": [low - 1, low + 1], "tickvals": [low]}
+    return settings | ({"dtick": 1} if high - low <= 8 else {})
+
+
+def even(steps: NDArray[np.int64]) -> bool:
+    """Tell whether steps lie evenly enough to draw each as wide as the distance to its neighbours.
+
+    No distance may be more than twice another: merging steps into columns alone makes that difference.
+
+    >>> even(np.array([0, 10, 20, 29])), even(np.array([0, 1, 2, 50])), even(np.array([3]))
+    (True, False, False)
+    """
+    gaps = np.diff(steps)
+    return bool(len(gaps) and gaps.max() <= 2 * gaps.min())
 
 
 def depth_axis(last: int) -> dict[str, Any]:

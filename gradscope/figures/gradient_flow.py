@@ -23,7 +23,7 @@ SIGNAL = "output_grad_norm"
 
 
 def gradient_flow_frame(run: Run, step: int | None = None, metric: str = SIGNAL) -> pd.DataFrame:
-    """Return what is drawn: one row per recorded layer call with depth, layer, value and mark.
+    """Return what is drawn: one row per layer call of the run with depth, layer, value and mark.
 
     Args:
         run: A run.
@@ -31,15 +31,17 @@ def gradient_flow_frame(run: Run, step: int | None = None, metric: str = SIGNAL)
         metric: Name of a recorded metric.
 
     Returns:
-        Columns depth, layer, value, mark: the code of the mark, 0 for a value that has a place on the axis.
+        Columns depth, layer, value, mark: the code of the mark, 0 for a value that has a place on the axis,
+        -1 (and the value NaN) where the layer recorded nothing at that step, which breaks the line.
     """
     spec = metric_of(run, metric)
     profile = run.profile(metric, step)
     names = names_by_depth(run)
-    values = profile.to_numpy(np.float64, na_value=np.nan)
-    codes = mk.classify(values, spec.scale == "log")
-    layers = [names.get(int(depth), "?") for depth in profile.index]
-    return pd.DataFrame({"depth": profile.index.to_numpy(int), "layer": layers, "value": values, "mark": codes})
+    depths = sorted({*names, *map(int, profile.index)})
+    values = profile.reindex(depths).to_numpy(np.float64, na_value=np.nan)
+    codes = mk.classify(values, spec.scale == "log", np.isin(depths, profile.index))
+    layers = [names.get(depth, "?") for depth in depths]
+    return pd.DataFrame({"depth": depths, "layer": layers, "value": values, "mark": codes})
 
 
 def decay_frame(run: Run, step: int | None = None) -> pd.DataFrame:

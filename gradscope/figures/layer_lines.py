@@ -34,11 +34,14 @@ class Line:
 
 
 def timeline_frame(run: Run, metric: str, points: int = LINE_POINTS) -> list[Line]:
-    """Return the lines of a metric, at most ``points`` values each (extremes kept) and the breaks."""
+    """Return the lines of a metric, at most ``points`` values each (extremes kept) and the breaks.
+
+    Layers that never recorded the metric have no line.
+    """
     log = metric_of(run, metric).scale == "log"
     data = grid(run, metric)
     heights, codes = heights_of(data, log), data.codes(log)
-    return [_line(data, row, heights[row], codes[row], points) for row in range(len(data.depths))]
+    return [_line(data, row, heights[row], codes[row], points) for row in np.flatnonzero(data.present.any(axis=1))]
 
 
 def _line(data: Grid, row: int, heights: NDArray[np.float64], codes: NDArray[np.int8], points: int) -> Line:
@@ -86,10 +89,12 @@ def timeline(run: Run, metric: str = "output_grad_norm", *, theme: str = "light"
     found = mk.kinds([marked["mark"].to_numpy(np.int8)])
     text = f"{wording.short(run.name, 48)}, {len(lines)} layers"
     figure = style.empty_figure(f"{spec.label} over steps", text, theme)
-    for line, colour in zip(lines, style.depth_colours(len(lines), theme), strict=True):
-        _add_line(figure, line, colour)
+    last = max((line.depth for line in lines), default=1)
+    colours = style.depth_colours(last, theme)
+    for line in lines:
+        _add_line(figure, line, colours[line.depth - 1])
     _add_marks(figure, marked, found, theme)
-    _add_depth_bar(figure, [line.depth for line in lines], theme)
+    _add_depth_bar(figure, len(lines), last, theme)
     figure.update_xaxes(title_text="Step")
     drawn = np.concatenate([line.values for line in lines]) if lines else np.zeros(0)
     figure.update_yaxes(**axes.value_axis(spec, drawn))
@@ -125,13 +130,11 @@ def _mark_text(step: int, layers: int, low: int, high: int) -> str:
     return f"step {step}<br>{layers} {'layers' if layers > 1 else 'layer'}, {where}"
 
 
-def _add_depth_bar(figure: go.Figure, depths: list[int], theme: str) -> None:
+def _add_depth_bar(figure: go.Figure, lines: int, last: int, theme: str) -> None:
     """Explain the colours of the lines by a bar, for a legend of a hundred layers cannot be read."""
-    if len(depths) < 2:
+    if lines < 2:
         return
-    bar = axes.colour_bar("Depth") | {"tickformat": "d"}
-    scale = {"colorscale": style.depth_scale(theme), "cmin": min(depths), "cmax": max(depths)}
-    if max(depths) - min(depths) < 8:
-        bar["dtick"] = 1
-    marker = {"color": [min(depths)], "showscale": True, "colorbar": bar, **scale}
+    bar = axes.colour_bar("Depth") | axes.depth_ticks(last)
+    scale = {"colorscale": style.depth_scale(theme), "cmin": 1, "cmax": last}
+    marker = {"color": [1], "showscale": True, "colorbar": bar, **scale}
     figure.add_scatter(x=[None], y=[None], mode="markers", marker=marker, showlegend=False, hoverinfo="skip")

@@ -61,7 +61,9 @@ def heatmap(run: Run, metric: str = "output_grad_norm", *, theme: str = "light")
     """Draw a metric as colour over step (across) and depth (up).
 
     Exact zeros (on a log scale), infinities and NaN have flat colours of their own, named in the legend;
-    cells in which nothing was recorded stay empty.
+    cells in which nothing was recorded stay empty. Where the recorded steps lie unevenly, every one gets a
+    column of the same width, in order: a column as wide as the way to the next step would show values where
+    none were recorded.
 
     Args:
         run: A run.
@@ -82,7 +84,9 @@ def heatmap(run: Run, metric: str = "output_grad_norm", *, theme: str = "light")
 
 def _subtitle(run: Run, frame: HeatmapFrame, recorded: int) -> str:
     merged = "" if recorded == len(frame.steps) else f" in {len(frame.steps)} columns, extremes kept"
-    return f"{wording.short(run.name, 48)}, {recorded} recorded steps{merged}"
+    uneven = "" if axes.even(frame.steps) or len(frame.steps) < 2 else ", at uneven distances: axis not to scale"
+    steps = "one recorded step" if recorded == 1 else f"{recorded} recorded steps"
+    return f"{wording.short(run.name, 48)}, {steps}{merged}{uneven}"
 
 
 def _add_cells(figure: go.Figure, frame: HeatmapFrame, spec: MetricSpec, theme: str) -> None:
@@ -140,5 +144,6 @@ def _add_flat(figure: go.Figure, frame: HeatmapFrame, mark: mk.Mark, theme: str)
 
 def _axes(figure: go.Figure, frame: HeatmapFrame) -> None:
     last = int(frame.depths[-1]) if len(frame.depths) else 1
-    figure.update_xaxes(title_text="Step", showgrid=False, ticks="outside")
+    scale = {} if axes.even(frame.steps) else {"type": "category", "nticks": 10, "tickangle": 0}
+    figure.update_xaxes(title_text="Step", showgrid=False, ticks="outside", **scale)
     figure.update_yaxes(title_text="Depth (1 = first layer)", showgrid=False, **axes.depth_ticks(last))

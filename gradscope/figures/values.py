@@ -26,7 +26,7 @@ class Grid:
 
     Attributes:
         steps: Recorded steps, ascending, shape (steps,).
-        depths: Depths with any recorded value, ascending, shape (layers,).
+        depths: Depth of every layer call of the run, ascending, recorded or not, shape (layers,).
         names: Name of the layer call at each depth.
         values: Values as recorded, shape (layers, steps); NaN also where nothing was recorded.
         present: Whether a value was recorded, same shape.
@@ -62,12 +62,15 @@ def grid(run: Run, metric: str) -> Grid:
     metric_of(run, metric)
     rows = run.rows(metric)
     steps, columns = np.unique(rows["step"].to_numpy(np.int64), return_inverse=True)
-    depths, lines = np.unique(rows["depth"].to_numpy(np.int64), return_inverse=True)
+    recorded = rows["depth"].to_numpy(np.int64)
+    names = names_by_depth(run)
+    # A metric that some layers lack (saturation has no sense after a plain sum) leaves their rows empty.
+    depths = np.union1d(recorded, np.array(sorted(names), dtype=np.int64)).astype(np.int64)
+    lines = np.searchsorted(depths, recorded)
     values = np.full((len(depths), len(steps)), np.nan)
     present = np.zeros(values.shape, dtype=np.bool_)
     values[lines, columns] = rows["value"].to_numpy(np.float64, na_value=np.nan)
     present[lines, columns] = True
-    names = names_by_depth(run)
     return Grid(steps, depths, [names.get(int(depth), "?") for depth in depths], values, present)
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from gradscope import figures
 from gradscope.errors import InvalidValueError, UnknownNameError
-from gradscope.figures.marks import INFINITE, NAN, PLAIN, ZERO
+from gradscope.figures.marks import ABSENT, INFINITE, NAN, PLAIN, ZERO
 from gradscope.runs import Run, Runs
 
 
@@ -55,7 +55,9 @@ def test_heatmap_of_many_steps_is_binned(deep: Run) -> None:
 
 def test_the_last_head_value_is_absent_not_nan(plain: Run) -> None:
     frame = figures.heatmap_frame(plain, "next_input_grad_norm")
-    assert frame.depths.tolist() == list(range(1, 9))
+    assert frame.depths.tolist() == list(range(1, 10))
+    assert (frame.codes[-1] == ABSENT).all()
+    assert (frame.codes[:-1] == PLAIN).all()
 
 
 def test_ledger_in_decades(plain: Run) -> None:
