@@ -97,9 +97,7 @@ class Findings:
         return pd.DataFrame([asdict(one) for one in self.findings], columns=pd.Index(names))
 
     def __str__(self) -> str:
-        count = len(self.findings)
-        found = {0: "nothing found", 1: "1 finding"}.get(count, f"{count} findings")
-        parts = [f"Diagnosis of run {self.run!r}: {found}"]
+        parts = [f"Diagnosis of run {self.run!r}: {self._result()}"]
         parts += [f"{place}. {one}" for place, one in enumerate(self.findings, start=1)]
         if self.healthy:
             parts.append(f"Examined, and nothing found: {', '.join(self.healthy)}.")
@@ -107,6 +105,16 @@ class Findings:
             reasons = [f"  {code}: {one.reason}" for code, one in self.not_applicable.items()]
             parts.append("\n".join(["Could not be examined:", *reasons]))
         return "\n\n".join(parts)
+
+    def _result(self) -> str:
+        """Say what was found, and where that is nothing, whether every check was made."""
+        count, made = len(self.findings), len(self.healthy)
+        if count:
+            return "1 finding" if count == 1 else f"{count} findings"
+        if not self.not_applicable:
+            return "nothing found"
+        checks = made + len(self.not_applicable)
+        return f"{made} of {checks} checks made, nothing found" if made else "no check could be made"
 
 
 def severity_order(finding: Finding) -> tuple[int, float]:

@@ -18,6 +18,28 @@ from gradscope.runs.decay import LEAST
 METRIC = "output_grad_norm"
 EXAMINED = 200
 """Most recorded steps looked at to tell since when something holds."""
+TINY = 1e-30
+"""Norm below which an exact zero further down is put down to underflow."""
+
+
+@dataclass(frozen=True)
+class Last:
+    """The lowest layer of the trunk that still receives a gradient, above layers that receive an exact zero.
+
+    Attributes:
+        depth: Its depth.
+        norm: Norm of its output gradient.
+        weight_rms: Root mean square of its weights; NaN where not recorded.
+    """
+
+    depth: int
+    norm: float
+    weight_rms: float
+
+    @property
+    def underflowed(self) -> bool:
+        """Tell whether so little arrives here that the zeros below are underflow (float32 ends at 1e-45)."""
+        return self.norm < TINY and self.weight_rms != 0.0
 
 
 @dataclass(frozen=True)
@@ -27,19 +49,26 @@ class Passage:
     Attributes:
         step: The step.
         decay: Factor per layer, with interval and total.
-        path: Depths of the hidden layers used, ascending.
-        blocked: The lowest of them receives an exact zero although the head receives a gradient.
+        path: Depths of the hidden layers used, ascending; with the head where nothing reaches any layer.
+        blocked: The lowest of them receives an exact zero.
+        last: Where blocked, the lowest layer that still receives a gradient; None where no layer does.
     """
 
     step: int
     decay: Decay
     path: tuple[int, ...]
     blocked: bool
+    last: Last | None = None
+
+    @property
+    def silent(self) -> bool:
+        """Tell whether every layer receives an exact zero."""
+        return self.blocked and self.last is None
 
     @property
     def decades(self) -> float:
-        """Return log10 of the total factor; -inf where nothing arrives."""
-        return -math.inf if self.blocked else self.decay.decades
+        """Return log10 of the total factor; -inf where nothing arrives, NaN where nothing sets out."""
+        return -math.inf if self.last else self.decay.decades
 
 
 def passage(run: Run, step: int) -> Passage | NotApplicable:
@@ -52,15 +81,20 @@ def passage(run: Run, step: int) -> Passage | NotApplicable:
     if not np.isfinite(values).all():
         return NotApplicable(f"a norm of the output gradient is NaN or infinite at step {step}")
     decay = run.decay(step)
+    if len(trunk) and not profile.to_numpy(np.float64).any():
+        return Passage(step, decay, tuple(trunk), blocked=True)
     if values.any() and len(hidden) and profile[hidden[0]] == 0.0:
-        return Passage(step, decay, hidden, blocked=True)
+        lowest = trunk[int(np.flatnonzero(values)[0])]
+        last = Last(lowest, float(profile[lowest]), _weight_rms(run, step, lowest))
+        return Passage(step, decay, hidden, blocked=True, last=last)
     if len(hidden) <= LEAST:
         return NotApplicable(
             f"an interval takes {LEAST + 1} hidden layers along one path to the head, "
             f"and step {step} has {len(hidden)} of {len(run.specs)} layers there"
         )
     if math.isnan(decay.low):
-        return NotApplicable(f"the output gradient is exactly zero in some layers of the trunk at step {step}")
+        which = "some layers" if values.any() else "every layer"
+        return NotApplicable(f"the output gradient is exactly zero in {which} of the trunk at step {step}")
     return Passage(step, decay, hidden, blocked=False)
 
 
@@ -129,6 +163,12 @@ def activation_of(run: Run, path: Sequence[int]) -> str:
     depths = set(path)
     found = Counter(one.activation for one in run.specs if one.depth in depths)
     return found.most_common(1)[0][0] if found else "?"
+
+
+def _weight_rms(run: Run, step: int, depth: int) -> float:
+    if "weight_rms" not in run.metrics or step not in run.steps("weight_rms"):
+        return math.nan
+    return float(run.profile("weight_rms", step).get(depth, math.nan))
 
 
 def _total(logs: Sequence[float]) -> float:

@@ -19,6 +19,8 @@ from gradscope.checks.passage import (
 from gradscope.checks.wording import duration, not_blamed, numbers, observed
 from gradscope.runs import Run
 
+SILENT = "no error signal reaches any layer"
+
 
 @dataclass(frozen=True)
 class Trend:
@@ -48,7 +50,7 @@ def examine(trend: Trend, run: Run) -> list[Finding] | NotApplicable:
     ends = first_and_last(run)
     if isinstance(ends, NotApplicable):
         return ends
-    first, last = ends
+    first, last = (_judgeable(trend, one) for one in ends)
     if isinstance(first, NotApplicable) and isinstance(last, NotApplicable):
         return last
     early = first if isinstance(first, Passage) and trend.holds(first) else None
@@ -57,15 +59,22 @@ def examine(trend: Trend, run: Run) -> list[Finding] | NotApplicable:
     return [] if worst is None else [_finding(trend, run, worst, early, late)]
 
 
+def _judgeable(trend: Trend, seen: Passage | NotApplicable) -> Passage | NotApplicable:
+    """Nothing can be said of the passage of a gradient that is zero everywhere, but that it is so."""
+    if isinstance(seen, Passage) and seen.silent and not trend.holds(seen):
+        return NotApplicable(f"the output gradient is exactly zero in every layer at step {seen.step}")
+    return seen
+
+
 def _finding(trend: Trend, run: Run, seen: Passage, early: Passage | None, late: Passage | None) -> Finding:
-    gaps = unwatched(run, seen)
-    share = UNSAID if gaps else split(run, seen)
+    gaps = () if seen.silent else unwatched(run, seen)
+    share = UNSAID if gaps or seen.silent else split(run, seen)
     activation = activation_of(run, seen.path)
     since = holds_since(run, trend.holds) if late and not early else seen.step
     when = duration(early.step if early else None, late.step if late else None, since)
     return Finding(
         code=trend.code,
-        title=trend.title,
+        title=SILENT if seen.silent else trend.title,
         severity=_severity(trend, seen, late is not None),
         layers=seen.path,
         steps=_steps(early, late, since),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from gradscope.checks.finding import Finding, NotApplicable
-from gradscope.checks.passage import Passage, Split
+from gradscope.checks.passage import Last, Passage, Split
 from gradscope.checks.trend import Trend, examine
 from gradscope.runs import Run
 
@@ -38,8 +38,8 @@ def vanishing(run: Run) -> list[Finding] | NotApplicable:
     It holds at a step if the 95 % interval of the decay (the t-interval of the increments of ln|dL/dz| along
     the trunk's hidden layers) lies wholly below 1 **and** the total is more than a decade: |slope| *
     increments > ln 10. Both are ratios: scale of the loss, width and batch do not matter, and no absolute
-    threshold is used. An exact zero in the lowest layer, while the head receives a gradient, is vanishing
-    too.
+    threshold is used. An exact zero in the lowest layer is vanishing too; a last norm below 1e-30 above it is
+    called underflow, whose remedy is that of vanishing.
 
     Severity: critical where the total is below 1e-3 or an exact zero arrives, else warning; note where it
     held at the first recorded step and no longer at the last.
@@ -57,13 +57,15 @@ def _severe(seen: Passage) -> bool:
 
 def _remedy(seen: Passage, activation: str, share: Split) -> str:
     other = "or shorten the path: normalize before the activation function, or add skip connections"
-    if seen.blocked and share.weights == -math.inf:
-        return "look for the layer whose weights are all zero: nothing passes back through them"
-    if seen.blocked:
+    if seen.silent:
         return (
-            "look for the lowest layer that still receives a gradient: right below it every unit is dead "
-            "(relu: lower the learning rate, or use leaky_relu) or the numbers underflow (scale the loss)"
+            "look at the loss: it may not depend on what the network puts out, be multiplied by zero, be flat "
+            "there, or have a gradient that underflows"
         )
+    if seen.last is not None and not seen.last.underflowed:
+        return _blocked(seen.last, share)
+    if seen.last is not None:
+        other += "; to scale the loss only helps the last decades"
     if activation in _STEEPEST:
         steepest = _STEEPEST[activation]
         return f"replace {activation} (slope at most {steepest}) by tanh (xavier) or relu (kaiming), {other}"
@@ -72,6 +74,22 @@ def _remedy(seen: Passage, activation: str, share: Split) -> str:
     if activation in _CRITICAL:
         return f"initialize with the weight variance {_CRITICAL[activation]} and zero biases, {other}"
     return f"raise the variance of the weights at initialization, {other}"
+
+
+def _blocked(last: Last, share: Split) -> str:
+    """Say what to try where a gradient of ordinary size becomes an exact zero from one layer to the next."""
+    if share.weights == -math.inf and last.weight_rms == 0.0:
+        return f"set the weights of layer {last.depth}, which are all zero: nothing passes back through them"
+    if share.weights == -math.inf and last.weight_rms > 0.0:
+        return (
+            f"the weights of layer {last.depth} are not all zero, but nothing passes back through them: where the "
+            "numbers underflow, scale the loss or train in bfloat16 or float32"
+        )
+    return (
+        f"look at what lies below layer {last.depth}, the lowest that still receives a gradient: every unit is dead "
+        "(relu: lower the learning rate, or use leaky_relu), weights are all zero, or the numbers underflow "
+        "(scale the loss)"
+    )
 
 
 _TREND = Trend(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from gradscope.checks.passage import Passage, Split
+from gradscope.checks.passage import Last, Passage, Split
 
 NAMED = 6
 """Gaps that are named one by one."""
@@ -14,10 +14,12 @@ NAMED = 6
 def observed(seen: Passage, activation: str, share: Split) -> str:
     """Say what the gradient goes through, and which factors make it."""
     top, bottom = seen.path[-1], seen.path[0]
-    if seen.blocked:
+    if seen.silent:
+        return f"At step {seen.step} the output gradient of every layer is exactly zero in every entry."
+    if seen.last is not None:
         return (
             f"At step {seen.step} the output gradient of layer {bottom} is exactly zero in every entry, "
-            "although the head receives a gradient."
+            f"although the head receives a gradient. {_ending(seen.last)}"
         )
     decay = seen.decay
     text = (
@@ -62,7 +64,7 @@ def duration(first: int | None, last: int | None, since: int) -> str:
 def numbers(seen: Passage, share: Split) -> dict[str, float]:
     """Return the evidence; what is undefined is left out."""
     found = {
-        "rate": 0.0 if seen.blocked else seen.decay.rate,
+        "rate": 0.0 if seen.last else seen.decay.rate,
         "low": seen.decay.low,
         "high": seen.decay.high,
         "decades": seen.decades,
@@ -72,6 +74,16 @@ def numbers(seen: Passage, share: Split) -> dict[str, float]:
         "layers": float(len(seen.path)),
     }
     return {name: value for name, value in found.items() if not math.isnan(value)}
+
+
+def _ending(last: Last) -> str:
+    """Say where the gradient ends.
+
+    >>> _ending(Last(51, 1.4e-43, 0.1))
+    'The error signal underflows: the last norm above zero is 1.4e-43, of layer 51.'
+    """
+    what = "underflows" if last.underflowed else "ends"
+    return f"The error signal {what}: the last norm above zero is {last.norm:.2g}, of layer {last.depth}."
 
 
 def _factor(decades: float) -> str:

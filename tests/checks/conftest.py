@@ -38,8 +38,10 @@ def record(tmp_path: Path) -> Callable[..., Run]:
         skipped: Sequence[int] = (),
         unresolved: Sequence[int] = (),
         metrics: Sequence[MetricSpec] = METRICS,
+        recorded: int = len(METRICS),
         name: str = "patient",
     ) -> Run:
+        metrics = metrics[:recorded]
         writer = Writer(str(tmp_path / name), metrics=metrics, name=name)
         for step, profile in profiles.items():
             writer.describe(chain(len(profile), activation, unresolved))

@@ -50,11 +50,21 @@ def test_a_clean_bill_of_health(record: Callable[..., Run]) -> None:
 
 def test_what_could_not_be_told(record: Callable[..., Run]) -> None:
     assert str(diagnose(record({0: [1.0, 1.0]}))) == (
-        "Diagnosis of run 'patient': nothing found\n\n"
+        "Diagnosis of run 'patient': 1 of 3 checks made, nothing found\n\n"
         "Examined, and nothing found: non-finite.\n\n"
         "Could not be examined:\n"
         "  vanishing: an interval takes 4 hidden layers along one path to the head, and step 0 has 1 of 2 layers "
         "there\n"
         "  exploding: an interval takes 4 hidden layers along one path to the head, and step 0 has 1 of 2 layers "
         "there"
+    )
+
+
+def test_where_no_check_could_be_made(record: Callable[..., Run]) -> None:
+    assert str(diagnose(record({}))) == (
+        "Diagnosis of run 'patient': no check could be made\n\n"
+        "Could not be examined:\n"
+        "  non-finite: nothing has been recorded yet\n"
+        "  vanishing: no output gradient has been recorded yet\n"
+        "  exploding: no output gradient has been recorded yet"
     )

@@ -102,15 +102,62 @@ def test_an_exact_zero_at_the_bottom_is_vanishing_even_in_a_shallow_net(record: 
     assert one.evidence == {"rate": 0.0, "decades": -math.inf, "layers": 2.0} | factors
     assert one.cause == (
         "At step 0 the output gradient of layer 1 is exactly zero in every entry, although the head receives a "
-        "gradient. It is so at step 0, the only one recorded."
+        "gradient. The error signal ends: the last norm above zero is 0.5, of layer 2. It is so at step 0, "
+        "the only one recorded."
     )
-    assert one.remedy.startswith("look for the lowest layer that still receives a gradient")
+    assert one.remedy == (
+        "look at what lies below layer 2, the lowest that still receives a gradient: every unit is dead "
+        "(relu: lower the learning rate, or use leaky_relu), weights are all zero, or the numbers underflow "
+        "(scale the loss)"
+    )
 
 
 def test_weights_of_zero_are_named(record: Record) -> None:
     nothing = {(0, 3, "input_grad_norm"): 0.0, (0, 2, "next_input_grad_norm"): 0.0}
-    (one,) = diagnose(record({0: [0.0, 0.0, 1.0, 1.0]}, values=nothing))
-    assert one.remedy == "look for the layer whose weights are all zero: nothing passes back through them"
+    zero = {(0, 3, "weight_rms"): 0.0}
+    (one,) = diagnose(record({0: [0.0, 0.0, 1.0, 1.0]}, values=nothing | zero, name="zero"))
+    assert one.remedy == "set the weights of layer 3, which are all zero: nothing passes back through them"
+    (other,) = diagnose(record({0: [0.0, 0.0, 1.0, 1.0]}, values=nothing, name="not zero"))
+    assert other.remedy == (
+        "the weights of layer 3 are not all zero, but nothing passes back through them: where the numbers underflow, "
+        "scale the loss or train in bfloat16 or float32"
+    )
+
+
+@pytest.mark.parametrize("recorded", [5, 3, 1], ids=["all", "no weights", "no ledger"])
+def test_underflow_is_not_put_down_to_weights_of_zero(record: Record, recorded: int) -> None:
+    profile = [*np.zeros(20), *(10.0 ** np.arange(-43.0, 1.0)), 1.0]
+    nothing = {(0, 21, "input_grad_norm"): 0.0, (0, 20, "next_input_grad_norm"): 0.0}
+    (one,) = diagnose(record({0: profile}, activation="tanh", values=nothing, recorded=recorded))
+    assert one.code == "vanishing"
+    assert one.cause == (
+        "At step 0 the output gradient of layer 1 is exactly zero in every entry, although the head receives a "
+        "gradient. The error signal underflows: the last norm above zero is 1e-43, of layer 21. It is so at step 0, "
+        "the only one recorded."
+    )
+    assert one.remedy == (
+        "initialize with the weight variance 1/fan_in (xavier) or slightly more and zero biases, or shorten the path: "
+        "normalize before the activation function, or add skip connections; to scale the loss only helps the last "
+        "decades"
+    )
+
+
+@pytest.mark.parametrize("count", [1, 2, 8])
+def test_no_error_signal_anywhere_is_a_finding(record: Record, count: int) -> None:
+    findings = diagnose(record({0: [0.0] * count}))
+    (one,) = findings
+    assert (one.code, one.severity, one.title) == ("vanishing", "critical", "no error signal reaches any layer")
+    assert (one.layers, one.evidence) == (tuple(range(1, count + 1)), {"layers": count})
+    assert one.cause == (
+        "At step 0 the output gradient of every layer is exactly zero in every entry. It is so at step 0, the only "
+        "one recorded."
+    )
+    assert one.remedy == (
+        "look at the loss: it may not depend on what the network puts out, be multiplied by zero, be flat there, or "
+        "have a gradient that underflows"
+    )
+    reason = NotApplicable("the output gradient is exactly zero in every layer at step 0")
+    assert findings.not_applicable == {"exploding": reason}
 
 
 def test_zeros_in_every_hidden_layer_below_a_living_head_are_vanishing(record: Record) -> None:
