@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from gradscope.figures.values import RunsLike, named, recorded_steps
 if TYPE_CHECKING:
     from gradscope.runs import Run
 
+FAILED = mk.Mark(-2, "failed", "failed", "x")
 PREFERRED = {"x": "depth", "y": "init", "facet": "activation"}
 ASIDE = ("seed",)
 
@@ -64,25 +66,51 @@ def sweep_map_frame(
 
     Returns:
         Columns x, y, facet (values of the configuration keys that ``frame.attrs["axes"]`` names), rate
-        (median decay per layer over the runs of the cell), mark (a rate of exactly zero, or one that is not a
-        number), runs (how many) and run (the name of the one whose decay is the median, for a click).
+        (median decay per layer over the runs of the cell), mark (a rate of exactly zero, one that is not a
+        number, or -2 where a run failed before its first recorded step and no other has a rate), runs (how
+        many) and run (the name of the one whose decay is the median, for a click).
+        ``frame.attrs["pooled"]`` lists the configuration keys that vary within cells.
     """
     listed = named(runs)
     axes = axes_of([run for _, run in listed], {"x": x, "y": y, "facet": facet})
     rows = [
-        {axis: _value(run, key) for axis, key in axes.items()} | {"run": name, "rate": decay_rate(run, last)}
-        for name, run in listed
+        {axis: _value(run, key) for axis, key in axes.items()}
+        | {"run": name, "rate": decay_rate(run, last), "failed": _failed(run), "place": place}
+        for place, (name, run) in enumerate(listed)
     ]
-    table = pd.DataFrame(rows, columns=[*axes, "run", "rate"])
-    cells = [_cell(key, group) for key, group in table.groupby(list(axes), sort=False)]
+    table = pd.DataFrame(rows, columns=[*axes, "run", "rate", "failed", "place"])
+    groups = list(table.groupby(list(axes), sort=False))
+    cells = [_cell(key, group) for key, group in groups]
     frame = pd.DataFrame(cells, columns=[*axes, "rate", "mark", "runs", "run"])
     frame.attrs["axes"] = axes
+    # A key on an axis varies within a cell at most in type, such as 4 and "4".
+    within = {key for _, group in groups for key in varying([listed[row][1] for row in group["place"]], ())}
+    frame.attrs["pooled"] = sorted(within - set(axes.values()))
     return frame
 
 
 def _value(run: Run, key: str | None) -> Any:
-    value = run.config.get(key, "—") if key else ""
-    return value if isinstance(value, int | float | str) and not isinstance(value, bool) else str(value)
+    return config_value(run.config.get(key, "—")) if key else ""
+
+
+def config_value(value: Any) -> int | float | str:
+    """Return a value of a configuration as it is sorted and told apart: a number where it reads as one, else text.
+
+    >>> config_value("8"), config_value(8), config_value("1e-3"), config_value("nan"), config_value(True)
+    (8, 8, 0.001, 'nan', 'True')
+    """
+    text = str(value)
+    if isinstance(value, bool) or not re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", text):
+        return text
+    read = float(text)
+    if not math.isfinite(read):
+        return text
+    return int(text) if text.lstrip("+-").isdigit() else int(read) if read.is_integer() and abs(read) < 1e6 else read
+
+
+def _failed(run: Run) -> bool:
+    """Tell whether a run failed before it recorded anything."""
+    return run.status == "failed" and not run.steps()
 
 
 def decay_rate(run: Run, last: bool = False) -> float:
@@ -101,7 +129,7 @@ def _cell(key: Any, group: pd.DataFrame) -> dict[str, Any]:
     rates = ordered["rate"].to_numpy(np.float64)
     # Of an even number the geometric mean of the middle two: rates are factors.
     rate = float(rates[below] if known % 2 else np.sqrt(rates[below] * rates[known // 2 % len(rates)]))
-    mark = int(mk.classify(np.array([rate]), log=True)[0])
+    mark = FAILED.code if not known and group["failed"].any() else int(mk.classify(np.array([rate]), log=True)[0])
     axes = dict(zip(("x", "y", "facet"), key, strict=True))
     return axes | {"rate": rate, "mark": mark, "runs": len(group), "run": ordered["run"][below]}
 

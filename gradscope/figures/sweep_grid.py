@@ -13,7 +13,7 @@ from plotly.subplots import make_subplots
 
 from gradscope.figures import axes, style, wording
 from gradscope.figures import marks as mk
-from gradscope.figures.sweep_cells import in_order, sweep_map_frame
+from gradscope.figures.sweep_cells import FAILED, in_order, sweep_map_frame
 from gradscope.figures.values import RunsLike
 
 
@@ -29,7 +29,8 @@ def sweep_map(
     """Draw the decay per layer of every configuration: blue where it vanishes, red where it explodes.
 
     Args:
-        runs: The runs of a sweep; seeds share a cell, which shows their median.
+        runs: The runs of a sweep; those that differ in other keys only, such as the seed, share a cell,
+            which shows their median.
         x: Configuration key across; depth where it varies.
         y: Configuration key up; init where it varies.
         facet: Configuration key of the small multiples; activation where it varies.
@@ -43,12 +44,13 @@ def sweep_map(
     columns = min(len(facets), 4)
     lines = -(-len(facets) // columns)
     keys = frame.attrs["axes"]
-    heads = [str(one) if keys["facet"] else "" for one in facets]
+    heads = [wording.short(str(one)) if keys["facet"] else "" for one in facets]
     figure = make_subplots(
         lines, columns, subplot_titles=heads, horizontal_spacing=0.02, vertical_spacing=0.1,
         shared_xaxes="all", shared_yaxes="all",
     )  # fmt: skip
-    found = mk.kinds([frame["mark"].to_numpy(np.int8)])
+    codes = frame["mark"].to_numpy(np.int8)
+    found = [*mk.kinds([codes]), *([FAILED] if (codes == FAILED.code).any() else [])]
     for index, value in enumerate(facets):
         where = (index // columns + 1, index % columns + 1)
         _add_map(figure, frame, value, where, found, theme)
@@ -75,9 +77,10 @@ def _add_map(
     rate = _matrix(cells["rate"], up, across)
     mark = _matrix(cells["mark"], up, across)
     plain = np.where(mark == mk.PLAIN, rate, np.nan)
-    names = {"x": [str(one) for one in across], "y": [str(one) for one in up]}
     shared = {
-        **names,
+        # Places rather than values: plotly would lay a text that looks like a number elsewhere.
+        "x": list(range(len(across))),
+        "y": list(range(len(up))),
         # Dash hands on the custom data of a clicked cell only where it is a plain string.
         "customdata": [[_run(cells, row, column) for column in across] for row in up],
         "hovertext": [[_hover(cells, row, column) for column in across] for row in up],
@@ -115,7 +118,9 @@ def _hover(cells: pd.DataFrame, row: Any, column: Any) -> str:
     cell = cells.loc[(row, column)]
     several = f"median of {cell['runs']} runs" if cell["runs"] > 1 else "one run"
     rate = "no decay rate" if math.isnan(cell["rate"]) else f"decay {wording.number(cell['rate'])} per layer"
-    return f"{row}, {column}<br>{rate}<br>{several}"
+    if cell["mark"] == FAILED.code:
+        rate = "failed before the first recorded step"
+    return f"{wording.short(str(row))}, {wording.short(str(column))}<br>{rate}<br>{several}"
 
 
 def _style(
@@ -130,7 +135,7 @@ def _style(
     plain = frame.loc[frame["mark"] == mk.PLAIN, "rate"]
     reach = max(0.05, float(np.abs(np.log10(plain)).max())) if len(plain) else 1.0
     at = "last" if last else "first"
-    heading = f"median over the runs of a cell, at the {at} recorded step; below 1 the error signal vanishes"
+    heading = f"{_pooled(frame.attrs['pooled'])}at the {at} recorded step; below 1 the error signal vanishes"
     text = {"text": "Decay of the output gradient per layer", "subtitle": {"text": heading}}
     figure.update_layout(
         template=style.template(theme),
@@ -144,13 +149,32 @@ def _style(
         margin={"t": 96},
         showlegend=True,
     )
-    figure.update_xaxes(type="category", showgrid=False)
-    figure.update_yaxes(type="category", showgrid=False, autorange="reversed")
+    across, up = in_order(frame["x"]), in_order(frame["y"])
+    figure.update_xaxes(showgrid=False, **_places(across))
+    # Numbers grow upwards as on every axis; words are read from the top.
+    words = any(isinstance(one, str) for one in up)
+    figure.update_yaxes(showgrid=False, autorange="reversed" if words else True, **_places(up))
     figure.update_annotations(font_size=13)
     for column in range(1, columns + 1):
-        figure.update_xaxes(title_text=keys["x"] or "", row=lines, col=column)
+        figure.update_xaxes(title_text=wording.short(keys["x"] or ""), row=lines, col=column)
     for line in range(1, lines + 1):
-        figure.update_yaxes(title_text=keys["y"] or "", row=line, col=1)
+        figure.update_yaxes(title_text=wording.short(keys["y"] or ""), row=line, col=1)
+
+
+def _places(values: list[Any]) -> dict[str, Any]:
+    return {"tickvals": list(range(len(values))), "ticktext": [wording.short(str(one), 20) for one in values]}
+
+
+def _pooled(keys: list[str]) -> str:
+    """Say over what the cells take the median.
+
+    >>> _pooled([]), _pooled(["activation", "seed"])
+    ('', 'median over activation, seed, ')
+    """
+    if not keys:
+        return ""
+    shown = [wording.short(key, 20) for key in keys[:4]]
+    return f"median over {', '.join(shown)}{f' and {len(keys) - 4} more' if len(keys) > 4 else ''}, "
 
 
 def _ticks(reach: float) -> dict[str, list[Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 import re
 from collections.abc import Sequence
@@ -26,15 +27,25 @@ def distinct(names: Sequence[str]) -> list[str]:
 
 
 def short(text: str, limit: int = 34) -> str:
-    """Shorten a long name in its middle, where names of a sweep differ least.
+    """Shorten a long name in its middle, where names of a sweep differ least, and escape it for plotly.
 
     >>> short("depth=32,activation=sigmoid,init=xavier_uniform,seed=2", 30)
     'depth=32,activa…r_uniform,seed=2'
+    >>> short("<b>")
+    '&lt;b&gt;'
     """
-    if len(text) <= limit:
-        return text
     half = limit // 2
-    return f"{text[:half]}…{text[-half - 1 :]}"
+    return html.escape(text if len(text) <= limit else f"{text[:half]}…{text[-half - 1 :]}", quote=False)
+
+
+def label(text: str, limit: int = 44) -> str:
+    """Shorten the label of a metric at its end and escape it for plotly, which reads markup.
+
+    >>> label("Rate <b>"), label("A very long label", 10)
+    ('Rate &lt;b&gt;', 'A very lo…')
+    """
+    kept = text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
+    return html.escape(kept, quote=False)
 
 
 def number(value: float) -> str:
