@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gradscope.errors import unknown_name
+from gradscope.errors import UnknownNameError
 
 OUTPUT = "output_grad_norm"
 OWN = "input_grad_norm"
@@ -27,13 +27,16 @@ def needed(recorded: Iterable[str]) -> tuple[str, ...]:
     ('output_grad_norm', 'input_grad_norm', 'next_input_grad_norm', 'input_share')
 
     Raises:
-        UnknownNameError: One of them was not selected.
+        UnknownNameError: Some of them were not recorded; the message names them.
     """
     known = tuple(recorded)
     between = NEXT if NEXT in known and TOTAL not in known else TOTAL
-    for name in (OUTPUT, OWN, between):
-        if name not in known:
-            raise unknown_name("metric", name, known)
+    missing = [name for name in (OUTPUT, OWN, between) if name not in known]
+    if missing:
+        names = " and ".join([", ".join(missing[:-1]), missing[-1]] if missing[1:] else missing)
+        raise UnknownNameError(
+            f"the ledger needs {names}, which this run did not record; watch with metrics='backward'"
+        )
     return (OUTPUT, OWN, between, *([SHARE] if SHARE in known else []))
 
 
@@ -63,8 +66,9 @@ def ledger(trunk: Sequence[int], profiles: Mapping[str, pd.Series[float]]) -> pd
     Returns:
         One row per depth of the trunk: weight_gain, activation_gain, path_gain, share, other_share, log10 of
         each gain, and `cumulative`: log10 of |dL/dz_l| / |dL/dz_L| rebuilt from the factors alone, 0 at the
-        head. NaN where a factor is undefined: 0/0, not recorded, the weight gain of a first layer whose input
-        needs no gradient. A gain of 0 has the logarithm -inf.
+        head; all NaN where the head's own is 0, NaN or infinite. NaN where a factor is undefined: 0/0, not
+        recorded, the weight gain of a first layer whose input needs no gradient. A gain of 0 has the logarithm
+        -inf.
     """
     index = pd.Index(trunk, name="depth", dtype=np.int64)
     output, own, share = (_along(index, profiles, name) for name in (OUTPUT, OWN, SHARE))
@@ -78,7 +82,8 @@ def ledger(trunk: Sequence[int], profiles: Mapping[str, pd.Series[float]]) -> pd
         }
         logs = {f"log10_{name}": np.log10(gain) for name, gain in gains.items()}
         steps = (logs["log10_activation_gain"][:-1] + logs["log10_path_gain"][1:]) + logs["log10_weight_gain"][1:]
-    rebuilt = np.concatenate([np.cumsum(steps[::-1])[::-1], np.zeros(len(end))])
+    at_head = np.where(np.isfinite(output[-1:]) & (output[-1:] != 0.0), 0.0, np.nan)
+    rebuilt = np.concatenate([np.cumsum(steps[::-1])[::-1], np.zeros(len(end))]) + at_head
     shares = {"share": share, "other_share": 1.0 - share}
     return pd.DataFrame({**gains, **shares, **logs, "cumulative": rebuilt}, index=index)
 

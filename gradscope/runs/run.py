@@ -147,7 +147,7 @@ class Run:
             rank: Process whose rows to use.
 
         Raises:
-            UnknownNameError: The run did not record a metric that the ledger is built from.
+            UnknownNameError: The run did not record the metrics that the ledger is built from; they are named.
             InvalidValueError: The step has no output gradient; the message names its neighbours.
         """
         names = ledger.needed(self.metrics)

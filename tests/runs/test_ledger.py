@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from gradscope.errors import UnknownNameError
 from gradscope.runs import Run
-from gradscope.runs.ledger import ledger
+from gradscope.runs.ledger import ledger, needed
 
 positive = st.floats(1e-30, 1e30)
 Array = NDArray[np.float64]
@@ -123,6 +124,29 @@ def test_zeros_are_infinitely_many_decades_and_0_by_0_is_undefined() -> None:
     np.testing.assert_array_equal(book["weight_gain"], [math.nan, math.nan, 0.0])
     np.testing.assert_array_equal(book["log10_weight_gain"], [math.nan, math.nan, -math.inf])
     np.testing.assert_array_equal(book["cumulative"], [math.nan, math.nan, 0.0])
+
+
+@pytest.mark.parametrize("head", [0.0, math.nan, math.inf])
+def test_nothing_is_relative_to_a_head_without_a_gradient(head: float) -> None:
+    norms = profiles([1.0, 1.0, 0.0], [math.nan, 1.0, 1.0], [1.0, 1.0, math.nan])
+    norms["output_grad_norm"].loc[3] = head
+    assert ledger([1, 2, 3], norms)["cumulative"].isna().all()
+
+
+@pytest.mark.parametrize(
+    ("recorded", "missing"),
+    [
+        (["weight_rms"], "output_grad_norm, input_grad_norm and input_grad_total_norm"),
+        (["input_grad_total_norm", "weight_rms"], "output_grad_norm and input_grad_norm"),
+        (["output_grad_norm", "next_input_grad_norm"], "input_grad_norm"),
+    ],
+)
+def test_what_it_lacks_is_named(recorded: list[str], missing: str) -> None:
+    with pytest.raises(UnknownNameError) as error:
+        needed(recorded)
+    assert str(error.value) == (
+        f"the ledger needs {missing}, which this run did not record; watch with metrics='backward'"
+    )
 
 
 def test_the_ledger_runs_along_the_trunk_only(recorded: Callable[..., Run]) -> None:
