@@ -38,7 +38,7 @@ def _layers(coverage: pd.DataFrame) -> dmc.Stack:
     told = (
         f"{missing['layer'].nunique()} of {all_layers} {'layer' if all_layers == 1 else 'layers'} not wholly recorded"
     )
-    return _column("What was not recorded", told, _table(missing))
+    return _column("What was not recorded", told, _table(missing.assign(code=missing["code"].str.replace("_", " "))))
 
 
 def _events(events: pd.DataFrame) -> dmc.Stack:

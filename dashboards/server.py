@@ -15,6 +15,8 @@ from gradscope.errors import GradscopeError, InvalidValueError
 from gradscope.runs import Run, Runs
 
 _LOG = logging.getLogger(__name__)
+NEARBY = 100
+"""Ports that are tried for one to suggest."""
 
 
 def bound(host: str, port: int) -> socket.socket:
@@ -39,10 +41,24 @@ def bound(host: str, port: int) -> socket.socket:
     return listener
 
 
+def free_port(host: str, after: int) -> int | None:
+    """Return the first free port of an address above ``after``, of the next hundred; None where all are taken."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    for port in range(after + 1, min(after + NEARBY, 65535) + 1):
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+            except OSError:
+                continue
+            return port
+    return None
+
+
 def _refusal(host: str, port: int, error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
-        other = port + 1 if port < 65535 else 8050
-        return f"port {port} of {host} is taken; choose another one, such as port {other}, or stop what uses it"
+        other = f", such as port {free}" if (free := free_port(host, port)) else ""
+        return f"port {port} of {host} is taken; choose another one{other}, or stop what uses it"
     if isinstance(error, PermissionError):
         return f"port {port} of {host} needs more rights; choose another one, such as port 8050"
     return f"cannot listen on port {port} of {host}: {error.strerror or error}"

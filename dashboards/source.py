@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from typing import Any, TypeVar
 
+from gradscope.dashboards.order import natural
 from gradscope.errors import GradscopeError, RunFormatError, UnknownNameError, unknown_name
 from gradscope.runs import Run, Runs
 from gradscope.runs.collection import find
@@ -21,7 +22,7 @@ MOST_NAMED = 12
 
 
 class Source:
-    """Runs by name, in order of name; those that cannot be read are kept apart with their error.
+    """Runs by name, in natural order of name; those that cannot be read are kept apart with their error.
 
     A folder is searched again at every `poll`, so that runs begun later appear. Callbacks come in threads: they
     hold `lock` while they read.
@@ -43,7 +44,7 @@ class Source:
         if isinstance(given, Run):
             self.runs = {given.name: given}
         elif isinstance(given, Runs):
-            self.runs = dict(given.items())
+            self.runs = {name: given[name] for name in sorted(given.names, key=natural)}
             self.broken = {name: str(error) for name, error in given.broken.items()}
             self._folder = given.path
         else:
@@ -119,7 +120,7 @@ class Source:
         for name in find(store):
             if name not in self.runs:
                 self._try(name, store.shown(name))
-        self.runs = dict(sorted(self.runs.items()))
+        self.runs = {name: self.runs[name] for name in sorted(self.runs, key=natural)}
 
     def _try(self, name: str, path: str) -> None:
         try:

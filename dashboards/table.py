@@ -7,14 +7,16 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
+from gradscope.dashboards.order import fixed, natural
 from gradscope.dashboards.source import Source
 from gradscope.dashboards.state import FlowState, RunsState
 from gradscope.errors import GradscopeError, InvalidValueError, UnknownNameError
-from gradscope.figures.wording import number
 from gradscope.runs import Run
 
 NUMERIC = {"filter": "agNumberColumnFilter", "type": "rightAligned"}
-OWN = ("name", "status", "decay", "decades", "final_loss", "error")
+TEXTS = ("decay_text", "decades_text", "final_loss_text")
+OWN = ("name", "given", "status", "decay", "decades", "final_loss", "error", "href", "place", *TEXTS)
+"""Columns of the table itself: a key of a configuration that is called like one of them is told apart."""
 
 
 def row(name: str, run: Run) -> dict[str, Any]:
@@ -23,9 +25,15 @@ def row(name: str, run: Run) -> dict[str, Any]:
     Numbers are columns to sort by, their ``*_text`` what is shown: JSON has neither NaN nor infinity.
     """
     try:
-        return {**_config(run), **_results(run), "name": name, "status": run.status, "error": run.error or ""}
+        shown = {"name": name, "given": given_name(name, run), "status": run.status, "error": run.error or ""}
+        return {**_config(run), **_results(run), **shown}
     except GradscopeError as error:
         return unreadable(name, str(error))
+
+
+def given_name(name: str, run: Run) -> str:
+    """Return the name that was given to a run where its folder is called otherwise."""
+    return "" if run.name in (name, name.rsplit("/", 1)[-1]) else run.name
 
 
 def unreadable(name: str, error: str) -> dict[str, Any]:
@@ -46,18 +54,18 @@ def _config(run: Run) -> dict[str, Any]:
 def _results(run: Run) -> dict[str, Any]:
     losses = run.scalars.query("name == 'loss'")["value"]
     loss = float(losses.iloc[-1]) if len(losses) else math.nan
-    result: dict[str, Any] = {"final_loss": _sortable(loss), "final_loss_text": number(loss) if len(losses) else ""}
+    result: dict[str, Any] = {"final_loss": _sortable(loss), "final_loss_text": fixed(loss) if len(losses) else ""}
     try:
         decay = run.decay()
     except (UnknownNameError, InvalidValueError):
         # Nothing to take a decay of: no such metric, or no step yet. A part that cannot be read is no such case.
         return result
-    between = f" [{number(decay.low)}, {number(decay.high)}]" if math.isfinite(decay.low) else ""
+    between = f" [{fixed(decay.low)}, {fixed(decay.high)}]" if math.isfinite(decay.low) else ""
     return result | {
         "decay": _sortable(decay.rate),
-        "decay_text": number(decay.rate) + between,
+        "decay_text": fixed(decay.rate) + between,
         "decades": _sortable(decay.decades),
-        "decades_text": number(decay.decades),
+        "decades_text": fixed(decay.decades),
     }
 
 
@@ -69,19 +77,32 @@ def _sortable(value: float) -> float | None:
 
 
 def rows(source: Source) -> list[dict[str, Any]]:
-    """Return the rows of all runs, those that cannot be read included, in order of name."""
+    """Return the rows of all runs, those that cannot be read included, in the natural order of their names."""
     table = {name: source.kept("row", name, partial(row, name)) for name in source.runs}
     table |= {name: unreadable(name, error) for name, error in source.broken.items()}
-    return [{**table[name], "href": FlowState(name).href()} for name in sorted(table)]
+    names = sorted(table, key=natural)
+    return [{**table[name], "href": FlowState(name).href(), "place": place} for place, name in enumerate(names)]
+
+
+def counted(table: list[dict[str, Any]], where: str) -> str:
+    """Return how many runs there are, and how many of them cannot be read.
+
+    >>> counted([{"status": "finished"}, {"status": "unreadable"}], "runs")
+    '2 runs in runs, of which 1 cannot be read'
+    """
+    runs = "1 run" if len(table) == 1 else f"{len(table)} runs"
+    broken = sum(one["status"] == "unreadable" for one in table)
+    return f"{runs} in {where}" + (f", of which {broken} cannot be read" if broken else "")
 
 
 def columns(table: Iterable[dict[str, Any]], state: RunsState) -> list[dict[str, Any]]:
     """Return the columns: the run and its results first, then every key of the configurations, errors if any."""
     listed = list(table)
-    hidden = {"href", "decay_text", "decades_text", "final_loss_text", *OWN}
-    keys = list(dict.fromkeys(key for one in listed for key in one if key not in hidden))
-    # What differs between the runs comes before what they share.
-    keys.sort(key=lambda key: len({str(one.get(key)) for one in listed}) == 1)
+    keys = list(dict.fromkeys(key for one in listed for key in one if key not in OWN))
+    # What differs between the runs comes before what they share; of a run that cannot be read nothing is known.
+    known = [one for one in listed if one["status"] != "unreadable"]
+    keys.sort(key=lambda key: len({str(one.get(key)) for one in known}) == 1)
+    given = [{"field": "given", "headerName": "Name given", "width": 160, "tooltipField": "given"}]
     defs = [
         {
             "field": "name",
@@ -90,12 +111,17 @@ def columns(table: Iterable[dict[str, Any]], state: RunsState) -> list[dict[str,
             "width": 320,
             "pinned": "left",
             "tooltipField": "name",
+            "comparator": {"function": "byPlace"},
         },
+        *(given if any(one.get("given") for one in listed) else []),
         {"field": "status", "headerName": "Status", "cellRenderer": "StatusBadge", "width": 125},
         _number(
-            "decay", "Decay per layer", 210, "factor per layer of |dL/dz| towards the input, with its 95 % interval"
+            "decay",
+            "Decay per layer (first step)",
+            250,
+            "factor per layer of |dL/dz| towards the input, with its 95 % interval",
         ),
-        _number("decades", "Decades", 115, "log10 of the total, first layer to last hidden layer"),
+        _number("decades", "Decades (first step)", 190, "log10 of the total, first layer to last hidden layer"),
         _number("final_loss", "Final loss", 115, "last value of the scalar 'loss'"),
         *(_config_column(key, listed) for key in keys),
     ]

@@ -101,7 +101,13 @@ def controls(source: Source, view: View) -> dict[str, Any]:
     """Return the properties of the controls that show a view."""
     names = list(source.runs)
     low, high = (view.steps[0], view.steps[-1]) if view.steps else (0, 1)
-    count = f"{view.step} of {low} to {high}" if view.steps else "none recorded yet"
+    count = (
+        f"{view.step} of {low} to {high}"
+        if view.steps
+        else "none recorded yet"
+        if view.run.status == "running"
+        else "none recorded"
+    )
     return {
         "run_data": choices(names),
         "run": view.name,

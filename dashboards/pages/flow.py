@@ -14,6 +14,7 @@ from gradscope.dashboards.diagnosis import findings_panel
 from gradscope.dashboards.gaps import gaps_panel
 from gradscope.dashboards.source import Source
 from gradscope.dashboards.state import FlowState
+from gradscope.dashboards.table import given_name
 from gradscope.dashboards.view import View, chosen, controls, metric_choices, settle
 from gradscope.errors import GradscopeError
 from gradscope.figures.gradient_flow import SIGNAL
@@ -98,8 +99,8 @@ def content(view: View, theme: str) -> dict[str, Any]:
 def head(view: View) -> dmc.Stack:
     """Return what stands above the figures: the run's name, its status and what ended it."""
     items: list[Any] = [dmc.Title(view.name, order=4, className="name"), badge(view.run.status)]
-    if view.run.name != view.name.rsplit("/", 1)[-1]:
-        items.append(dmc.Text(view.run.name, size="sm", c="dimmed", className="name"))
+    if given := given_name(view.name, view.run):
+        items.append(dmc.Text(given, size="sm", c="dimmed", className="name"))
     if not view.run.metrics:
         items.append(dmc.Text("nothing was recorded", size="sm"))
     if view.remark:

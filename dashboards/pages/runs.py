@@ -14,7 +14,7 @@ from dash.exceptions import PreventUpdate
 from gradscope.dashboards.blocks import howto, ticker
 from gradscope.dashboards.source import Source
 from gradscope.dashboards.state import FlowState, RunsState
-from gradscope.dashboards.table import columns, rows
+from gradscope.dashboards.table import columns, counted, rows
 
 PATH = RunsState.PATH
 
@@ -54,13 +54,12 @@ def answer(source: Source, state: RunsState, named: list[str] | None) -> dict[st
     defs = columns(table, state)
     fields = [f"{one['field']} {one['sort']}" for one in defs]
     empty = not table
-    count = f"{len(table)} run{'s' if len(table) != 1 else ''} in {source.where}"
     return {
         # New definitions would undo what the user did to the columns.
         "columns": no_update if named == fields else defs,
         "fields": fields,
         "rows": table,
-        "count": count,
+        "count": counted(table, source.where),
         "empty": howto(source.where) if empty else "",
         "hidden": empty,
     }

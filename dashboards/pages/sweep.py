@@ -15,9 +15,12 @@ from gradscope.dashboards.source import Source
 from gradscope.dashboards.state import FlowState, SweepState
 from gradscope.errors import GradscopeError
 from gradscope.figures.sweep_cells import axes_of, varying
+from gradscope.runs import Run
 
 PATH = SweepState.PATH
 TALL = "max(420px, calc(100vh - 250px))"
+NONE_LEFT = "no other key varies"
+CLICK = "Click a cell to open the run behind it."
 AXES = {"x": "Across", "y": "Up", "facet": "Small multiples"}
 
 
@@ -27,7 +30,7 @@ def layout() -> dmc.Stack:
     controls = dmc.Group(
         [
             *(
-                dmc.Select(id=f"sweep-{axis}", label=label, data=[], allowDeselect=False, w=200)
+                dmc.Select(id=f"sweep-{axis}", label=label, data=[], placeholder=NONE_LEFT, allowDeselect=False, w=220)
                 for axis, label in AXES.items()
             ),
             dmc.Stack(
@@ -40,7 +43,7 @@ def layout() -> dmc.Stack:
         ],
         align="flex-end",
     )
-    hint = dmc.Text("Click a cell to open the run behind it.", size="sm", c="dimmed")
+    hint = dmc.Text(CLICK, size="sm", c="dimmed", id="sweep-hint")
     body = html.Div([controls, hint, graph("sweep-map", TALL)], id="sweep-body", className="stack")
     return dmc.Stack([html.Div(id="sweep-empty"), body, dcc.Store(id="sweep-shown"), ticker("sweep")], gap="sm")
 
@@ -48,7 +51,8 @@ def layout() -> dmc.Stack:
 def answer(source: Source, state: SweepState, theme: str) -> dict[str, Any]:
     """Return everything the page shows for a state, by output."""
     runs = list(source.runs.values())
-    keys = varying(runs, aside=())
+    # A key without a name cannot be asked for in the address.
+    keys = [key for key in varying(runs, aside=()) if key]
     try:
         axes = axes_of(runs, {"x": state.x, "y": state.y, "facet": state.facet})
     except GradscopeError:
@@ -64,9 +68,16 @@ def answer(source: Source, state: SweepState, theme: str) -> dict[str, Any]:
         "options": [choices(keys)] * len(AXES),
         "axes": [axes[axis] for axis in AXES],
         "at": "last" if state.last else "first",
+        "hint": hint(runs, [key for key in axes.values() if key]),
         "empty": "" if runs else howto(source.where),
         "hidden": not runs,
     }
+
+
+def hint(runs: list[Run], keys: list[str]) -> str:
+    """Return what to know of the map: what a click does, and what a dash stands for where there is one."""
+    without = any(key not in run.config for run in runs for key in keys)
+    return f"{CLICK} A dash (—) stands for runs whose configuration lacks the key." if without else CLICK
 
 
 def clicked_run(click: dict[str, Any] | None) -> str | None:
@@ -95,6 +106,7 @@ def register(app: Dash, source: Source) -> None:
             "options": [Output(f"sweep-{axis}", "data") for axis in AXES],
             "axes": [Output(f"sweep-{axis}", "value") for axis in AXES],
             "at": Output("sweep-at", "value"),
+            "hint": Output("sweep-hint", "children"),
             "empty": Output("sweep-empty", "children"),
             "hidden": Output("sweep-body", "hidden"),
             "shown": Output("sweep-shown", "data"),

@@ -31,7 +31,7 @@ def test_the_table_has_a_row_per_run(source: Source) -> None:
     assert set(by_name) == set(source.runs)
     plain = by_name["plain"]
     assert plain["decay"] == pytest.approx(0.5)
-    assert plain["decay_text"] == "0.5 [0.5, 0.5]"
+    assert plain["decay_text"] == "0.500 [0.500, 0.500]"
     assert (plain["depth"], plain["activation"], plain["status"]) == (8, "tanh", "finished")
     assert plain["href"] == "/flow?run=plain"
     assert plain["final_loss"] == source.runs["plain"].final("loss")
@@ -42,7 +42,8 @@ def test_the_table_has_a_row_per_run(source: Source) -> None:
 def test_columns_follow_the_configuration(source: Source) -> None:
     defs = table.columns(table.rows(source), RunsState(sort="decay", descending=True))
     assert [one["headerName"] for one in defs] == [
-        "Run", "Status", "Decay per layer", "Decades", "Final loss", "depth", "activation", "init", "seed",
+        "Run", "Status", "Decay per layer (first step)", "Decades (first step)", "Final loss",
+        "depth", "activation", "init", "seed",
     ]  # fmt: skip
     assert [one["field"] for one in defs if one["sort"]] == ["decay"]
     assert {one["headerName"]: one.get("type") for one in defs}["depth"] == "rightAligned"
@@ -258,7 +259,7 @@ def test_a_run_that_failed_before_its_first_step_says_why(tmp_path: Path) -> Non
     Writer(str(tmp_path / "failed"), metrics=()).close("failed", error)
     source = Source(str(tmp_path))
     page = flow.answer(source, FlowState("failed"), "light")
-    assert (page["run"], page["step_text"], page["hidden"]) == ("failed", "none recorded yet", True)
+    assert (page["run"], page["step_text"], page["hidden"]) == ("failed", "none recorded", True)
     texts = words(page["head"])
     assert "ValueError: no such data" in texts
     assert "Traceback (most recent call last):" in texts
@@ -321,3 +322,42 @@ def test_the_name_given_to_a_run_stands_beside_its_folder(tmp_path: Path) -> Non
     Writer(str(tmp_path / "folder"), metrics=synthetic_runs.METRICS, name="<b>mine</b>").close()
     page = flow.answer(Source(str(tmp_path)), FlowState("folder"), "light")
     assert "<b>mine</b>" in words(page["head"])
+    rows = table.rows(Source(str(tmp_path)))
+    assert rows[0]["given"] == "<b>mine</b>"
+    assert [one["headerName"] for one in table.columns(rows, RunsState())][:2] == ["Run", "Name given"]
+
+
+def test_names_are_in_natural_order(tmp_path: Path) -> None:
+    for name in ("depth=12", "depth=2", "depth=100"):
+        Writer(str(tmp_path / name), metrics=synthetic_runs.METRICS).close()
+    (tmp_path / "depth=2" / "run.json").write_text("{")
+    source = Source(str(tmp_path))
+    assert list(source.runs) == ["depth=12", "depth=100"]
+    page = runs.answer(source, RunsState(), None)
+    assert [row["name"] for row in page["rows"]] == ["depth=2", "depth=12", "depth=100"]
+    assert page["count"] == f"3 runs in {tmp_path}, of which 1 cannot be read"
+
+
+def test_keys_that_vary_come_first_though_a_run_cannot_be_read(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        config = {"data": "digits", "seed": seed}
+        Writer(str(tmp_path / f"{seed}"), metrics=synthetic_runs.METRICS, config=config).close()
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "run.json").write_text("{")
+    defs = table.columns(table.rows(Source(str(tmp_path))), RunsState())
+    assert [one["headerName"] for one in defs[-3:]] == ["seed", "data", "Error"]
+
+
+def test_a_key_like_a_column_of_the_table_is_told_apart(tmp_path: Path) -> None:
+    config = {"place": 7, "href": "x"}
+    Writer(str(tmp_path / "a"), metrics=synthetic_runs.METRICS, config=config).close()
+    row = table.rows(Source(str(tmp_path)))[0]
+    assert (row["config.place"], row["place"], row["config.href"]) == (7, 0, "x")
+
+
+def test_the_map_says_what_a_dash_stands_for(tmp_path: Path) -> None:
+    for name, config in (("a", {"lr": 1, "": 1}), ("b", {"lr": 2, "": 2}), ("c", {})):
+        Writer(str(tmp_path / name), metrics=synthetic_runs.METRICS, config=config).close()
+    page = sweep.answer(Source(str(tmp_path)), SweepState(), "light")
+    assert page["options"][0] == [{"value": "lr", "label": "lr"}]
+    assert page["hint"].endswith("A dash (—) stands for runs whose configuration lacks the key.")

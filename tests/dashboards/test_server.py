@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from gradscope.dashboards import build_server, serve
+from gradscope.dashboards.server import bound, free_port
 from gradscope.errors import GradscopeError, InvalidValueError, RunFormatError
 
 
@@ -14,9 +15,21 @@ def test_a_taken_port_is_named_and_another_suggested(folder: Path) -> None:
         port = taken.getsockname()[1]
         with pytest.raises(GradscopeError) as caught:
             serve(str(folder), port=port)
+        free = free_port("127.0.0.1", port)
     assert str(caught.value) == (
-        f"port {port} of 127.0.0.1 is taken; choose another one, such as port {port + 1}, or stop what uses it"
+        f"port {port} of 127.0.0.1 is taken; choose another one, such as port {free}, or stop what uses it"
     )
+
+
+def test_the_port_suggested_is_free() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        suggested = free_port("127.0.0.1", port - 1)
+        assert suggested is not None
+        assert suggested > port
+        with bound("127.0.0.1", suggested) as listener:
+            assert listener.getsockname()[1] == suggested
+    assert free_port("127.0.0.1", 65535) is None
 
 
 def test_a_port_that_is_none() -> None:
