@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
+
+from gradscope.errors import InvalidValueError
 
 Scale = Literal["linear", "log"]
 Combine = Literal["mean", "rms", "rss", "max"]
@@ -42,6 +45,10 @@ class MetricSpec:
         formula: The formula, in plain text.
         source: Paper or text it is taken from.
         parameters: Parameters of the estimator, such as the size of a sample.
+
+    Raises:
+        InvalidValueError: `scale`, `combine` or `dtype` is none of their choices, `group` is empty, or `bounds` is no
+            pair of finite numbers in order, None where unbounded.
     """
 
     name: str
@@ -60,6 +67,19 @@ class MetricSpec:
     source: str = ""
     parameters: Mapping[str, str | int | float] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        for name, choices in (("scale", Scale), ("combine", Combine), ("dtype", ColumnType)):
+            value, known = getattr(self, name), get_args(choices)
+            if value not in known:
+                raise InvalidValueError(f"{name} of metric {self.name!r} is one of {', '.join(known)}, not {value!r}")
+        if not isinstance(self.group, str) or not self.group.strip():
+            raise InvalidValueError(f"group of metric {self.name!r} is a name such as 'custom', not {self.group!r}")
+        if not _are_bounds(self.bounds):
+            raise InvalidValueError(
+                f"bounds of metric {self.name!r} are a pair (least, greatest) of finite numbers, None where unbounded, "
+                f"not {self.bounds!r}"
+            )
+
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON types."""
         return asdict(self)
@@ -68,12 +88,16 @@ class MetricSpec:
     def from_json(cls, data: Mapping[str, Any]) -> MetricSpec:
         """Read back what ``to_json`` wrote; keys of a later version are ignored.
 
+        Raises:
+            InvalidValueError: A value is out of its choices.
+
         >>> spec = MetricSpec("a", "A", bounds=(0.0, None), healthy=Band(0.0, 1.0, "a book"))
         >>> MetricSpec.from_json(spec.to_json()) == spec
         True
         """
         known = known_fields(cls, data)
-        known["bounds"] = tuple(known.get("bounds", (None, None)))
+        # Infinite bounds, which JSON holds as text, say the same as None.
+        known["bounds"] = tuple(None if one in ("inf", "-inf") else one for one in known.get("bounds", (None, None)))
         known["signals"] = tuple(known.get("signals", ()))
         if known.get("healthy") is not None:
             known["healthy"] = Band(**known["healthy"])
@@ -129,6 +153,16 @@ class LayerSpec:
         known = known_fields(cls, data)
         known["parents"] = tuple(known.get("parents", ()))
         return cls(**known)
+
+
+def _are_bounds(given: object) -> bool:
+    """Tell whether these are a lower and an upper bound, each None or finite, in order."""
+    if not isinstance(given, tuple | list) or len(given) != 2:
+        return False
+    known = [one for one in given if one is not None]
+    if not all(isinstance(one, int | float) and math.isfinite(one) for one in known):
+        return False
+    return len(known) < 2 or known[0] <= known[1]
 
 
 def known_fields(cls: type[Any], data: Mapping[str, Any]) -> dict[str, Any]:

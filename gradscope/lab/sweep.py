@@ -64,12 +64,13 @@ def sweep(
 
     Raises:
         InvalidTypeError: ``train`` cannot be called or sent to workers; a value cannot be recognised again.
-        InvalidValueError: A name has no values, or ``out`` is a run, or another process is writing in it.
+        InvalidValueError: A name has no values, or ``out`` is a run or a file, or another process writes in it.
         KeyboardInterrupt: Ctrl-C. Nothing more is started, the workers end, finished runs stay.
     """
     if not callable(train):
         raise InvalidTypeError(f"train must be a function, not {train!r}")
     workers, folder = whole("workers", workers, 0), os.fspath(out)
+    Store(folder).check_folder()
     if Store(folder).is_file(DESCRIPTION):
         raise InvalidValueError(f"{folder!r} is a run itself; choose another folder for the sweep")
     jobs = place(train, folder, configurations(grid))

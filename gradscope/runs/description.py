@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from gradscope.errors import RunFormatError
+from gradscope.errors import InvalidValueError, RunFormatError
 from gradscope.runs.fields import check
 from gradscope.runs.format import DESCRIPTION, FORMAT_VERSION
 from gradscope.runs.process import Process
@@ -102,15 +102,24 @@ def parse_description(data: bytes, where: str) -> Description:
     check(content, where)
     try:
         return _from_content(content)
+    except InvalidValueError as error:
+        raise RunFormatError(f"{where} is damaged: {error}") from None
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RunFormatError(f"{where} is damaged: {type(error).__name__}: {error}") from None
 
 
 def _from_content(content: Mapping[str, Any]) -> Description:
     known = known_fields(Description, content)
-    known["metrics"] = tuple(MetricSpec.from_json(one) for one in known["metrics"])
+    known["metrics"] = tuple(_metric(place, one) for place, one in enumerate(known["metrics"]))
     known["layers"] = tuple(LayerSpec.from_json(one) for one in known.get("layers", ()))
     return Description(**known)
+
+
+def _metric(place: int, content: Mapping[str, Any]) -> MetricSpec:
+    try:
+        return MetricSpec.from_json(content)
+    except InvalidValueError as error:
+        raise InvalidValueError(f"metrics[{place}]: {error}") from None
 
 
 def jsonable(value: Any) -> Any:

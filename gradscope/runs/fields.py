@@ -47,7 +47,16 @@ LAYER: Mapping[str, Kinds] = {
     "norm": (str,),
     "resolved": (bool,),
 }
-METRIC: Mapping[str, Kinds] = {"name": (str,), "label": (str,), "unit": (str,), "group": (str,), "dtype": (str,)}
+METRIC: Mapping[str, Kinds] = {
+    "name": (str,),
+    "label": (str,),
+    "unit": (str,),
+    "group": (str,),
+    "scale": (str,),
+    "bounds": (list,),
+    "combine": (str,),
+    "dtype": (str,),
+}
 
 
 def check(content: Mapping[str, Any], where: str) -> None:

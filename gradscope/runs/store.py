@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
-from gradscope.errors import InvalidTypeError
+from gradscope.errors import InvalidTypeError, InvalidValueError
 
 
 class Store:
@@ -41,6 +41,18 @@ class Store:
     def is_file(self, name: str = "") -> bool:
         """Tell whether a file exists in the folder (without a name: whether the folder is a file)."""
         return bool(self._fs.isfile(self._where(name)))
+
+    def check_folder(self) -> None:
+        """Make sure that no file stands in the way of the folder.
+
+        Raises:
+            InvalidValueError: The folder, or one above it, is a file; it is named.
+        """
+        place = (self._root if "://" in self.path else self.path) if self._local else ""
+        while place and not os.path.isdir(place):
+            if os.path.exists(place):
+                raise InvalidValueError(f"{place!r} is a file; out is a folder")
+            place = os.path.dirname(place)
 
     def names(self, folder: str = "", *, folders: bool = False) -> list[str]:
         """List the files of a sub-folder, or its folders; an absent one has none."""

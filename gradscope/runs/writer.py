@@ -56,7 +56,7 @@ class Writer:
     Raises:
         InvalidTypeError: The path is neither a string nor a path, or the name no string, or `every` no whole number.
         RunExistsError: The folder holds a run and `resume` is False, or a living process of this host is writing it.
-        InvalidValueError: The run to resume has other metrics.
+        InvalidValueError: The run to resume has other metrics, or the path is that of a file or lies below one.
         RunFormatError: The run.json to resume from cannot be read.
     """
 
@@ -77,6 +77,7 @@ class Writer:
         if not isinstance(name, str | None):
             raise InvalidTypeError(f"name is a string, not {type(name).__name__}")
         self._store = Store(path)
+        self._store.check_folder()
         self.path = self._store.path
         self._rank = rank
         self._flush_seconds = flush_seconds

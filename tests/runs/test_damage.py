@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gradscope.errors import InvalidTypeError, RunExistsError, RunFormatError
+from gradscope.errors import InvalidTypeError, InvalidValueError, RunExistsError, RunFormatError
 from gradscope.runs import Run, Writer, load
 from gradscope.spec import LayerSpec
 
@@ -36,6 +36,20 @@ def test_a_missing_folder(tmp_path: Path) -> None:
 def test_a_file(folder: Path) -> None:
     path = folder / "run.json"
     assert message(path) == f"'{path}' is a file; a run is a folder with a run.json"
+
+
+@pytest.mark.parametrize("below", ["", "/x", "/x/y"])
+def test_a_run_cannot_be_written_below_a_file(
+    tmp_path: Path, metrics: Any, monkeypatch: pytest.MonkeyPatch, below: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text("print()\n")
+    given = {f"mine.py{below}": "mine.py", f"file://{tmp_path}/mine.py{below}": f"{tmp_path}/mine.py"}
+    for path, named in given.items():
+        with pytest.raises(InvalidValueError) as error:
+            Writer(path, metrics=metrics)
+        assert str(error.value) == f"'{named}' is a file; out is a folder"
+    assert Path("mine.py").read_text() == "print()\n"
 
 
 def test_a_foreign_folder(tmp_path: Path) -> None:
@@ -77,6 +91,17 @@ def test_a_bad_description(folder: Path, content: str, reason: str) -> None:
         ("layers", [{"id": "a"}], "layers[0].id is a whole number, not a string"),
         ("layers", [{"id": 0, "parents": ["b"]}], "layers[0].parents is a whole number, not a string"),
         ("metrics", [{"name": 1}], "metrics[0].name is a string, not a whole number"),
+        ("metrics", [{"name": "a", "bounds": 1}], "metrics[0].bounds is a list, not a whole number"),
+        (
+            "metrics",
+            [{"name": "a", "label": "A"}, {"name": "b", "label": "B", "scale": "logg"}],
+            "metrics[1]: scale of metric 'b' is one of linear, log, not 'logg'",
+        ),
+        (
+            "metrics",
+            [{"name": "a", "label": "A", "dtype": "int8"}],
+            "metrics[0]: dtype of metric 'a' is one of float64, float32, not 'int8'",
+        ),
         ("config", [1], "config is an object, not a list"),
         ("every", True, "every is a whole number, not true or false"),
         ("heartbeat", "now", "heartbeat is a number, not a string"),
@@ -87,6 +112,15 @@ def test_a_field_of_the_wrong_type_is_named(folder: Path, field: str, value: Any
     content = json.loads((folder / "run.json").read_text()) | {field: value}
     (folder / "run.json").write_text(json.dumps(content))
     assert message(folder) == f"{folder}/run.json is damaged: {reason}"
+
+
+def test_infinite_bounds_of_an_older_run_are_none(folder: Path) -> None:
+    content = json.loads((folder / "run.json").read_text())
+    content["metrics"][0]["bounds"] = [0.0, "inf"]
+    (folder / "run.json").write_text(json.dumps(content))
+    run = load(folder)
+    assert isinstance(run, Run)
+    assert next(iter(run.metrics.values())).bounds == (0.0, None)
 
 
 def test_a_run_that_has_gone(folder: Path) -> None:
