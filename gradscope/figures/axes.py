@@ -9,8 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gradscope.figures.wording import power_text
+from gradscope.figures.wording import label, number, power_text
 from gradscope.spec import MetricSpec
+
+# With more runs than this the legend is drawn beside the plot.
+BESIDE = 6
+# An axis without a value has no range: plotly would invent ticks from -1 to 6.
+NO_TICKS: dict[str, Any] = {"range": [0, 1], "showticklabels": False, "ticks": "", "showgrid": False}
 
 
 def colour_bar(title: str) -> dict[str, Any]:
@@ -19,10 +24,20 @@ def colour_bar(title: str) -> dict[str, Any]:
     return {"title": heading, "thickness": 14, "outlinewidth": 0}
 
 
-def legend_columns(names: Sequence[str]) -> dict[str, Any]:
-    """Return the legend's layout: two columns where several long names would fill a row each."""
+def legend(names: Sequence[str]) -> dict[str, Any]:
+    """Return the legend's layout: two columns for several long names, to the right of the plot for many.
+
+    Below the plot, many rows would leave it no height; on the right the legend scrolls.
+    """
+    if len(names) > BESIDE:
+        return {"orientation": "v", "x": 1.02, "y": 1.0, "yref": "paper", "yanchor": "top"}
     wide = len(names) > 2 and max(map(len, names)) > 16
     return {"entrywidthmode": "fraction", "entrywidth": 0.49} if wide else {}
+
+
+def name_limit(names: Sequence[str]) -> int:
+    """Return how many characters of a run's name a legend has room for."""
+    return 20 if len(names) > BESIDE else 34
 
 
 def depth_ticks(last: int) -> dict[str, Any]:
@@ -67,30 +82,61 @@ def depth_axis(last: int) -> dict[str, Any]:
 
 
 def log_axis(low: float, high: float) -> dict[str, Any]:
-    """Return the settings of a log axis for values from ``low`` to ``high``: labels at powers of ten.
+    """Return the settings of a log axis for values from ``low`` to ``high``, with ticks of our own.
 
-    Over less than a decade and a half plotly's own ticks (2, 5) are needed.
+    Plotly's pile up digits (9 8 7 6) over a decade and a half, and write powers of ten larger than the rest.
     """
-    decades = math.log10(high / low) if 0 < low <= high < math.inf else 0.0
-    if decades < 1.5:
+    if not 0 < low <= high < math.inf:
         return {"type": "log"}
-    return {"type": "log", "dtick": max(1, math.ceil(decades / 7))}
+    first, last = math.log10(low), math.log10(high)
+    if last - first < 1e-6:
+        return {"type": "log", "range": [first - 0.5, last + 0.5], **log_axis_ticks(first - 0.5, last + 0.5)}
+    edge = 0.07 * (last - first)
+    return {"type": "log", **log_axis_ticks(first - edge, last + edge)}
 
 
-def log_ticks(low: float, high: float, most: int = 7) -> dict[str, object]:
-    """Return ticks at whole powers of ten between two logarithms; plain numbers where fewer than two fit.
+def log_axis_ticks(low: float, high: float) -> dict[str, Any]:
+    """Return the ticks between two logarithms as a log axis takes them, which wants values."""
+    ticks = log_ticks(low, high)
+    return {"tickvals": [10.0**value for value in ticks["tickvals"]], "ticktext": ticks["ticktext"]}
+
+
+def log_ticks(low: float, high: float, most: int = 7) -> dict[str, list[Any]]:
+    """Return ticks between two logarithms: powers of ten, 1-2-5 where few of those fit, else even numbers.
 
     >>> log_ticks(-3.2, 0.1)["ticktext"]
     ['10<sup>−3</sup>', '10<sup>−2</sup>', '10<sup>−1</sup>', '1']
-    >>> log_ticks(0.1, 0.35)["ticktext"]
-    ['1.26', '1.5', '1.78', '2.24']
+    >>> log_ticks(-0.8, 0.35)["ticktext"]
+    ['0.2', '0.5', '1', '2']
+    >>> log_ticks(0.1, 0.25)["ticktext"]
+    ['1.3', '1.4', '1.5', '1.6', '1.7']
     """
-    first, last = int(np.ceil(low)), int(np.floor(high))
-    if last - first < 1:
-        values = [low + (high - low) * share for share in (0.0, 0.3, 0.6, 1.0)]
-        return {"tickvals": values, "ticktext": [f"{10**value:.3g}" for value in values]}
-    powers = list(range(first, last + 1, -(-(last - first + 1) // most)))
-    return {"tickvals": powers, "ticktext": [power_text(power) for power in powers]}
+    first, last = max(-300, math.ceil(low)), min(300, math.floor(high))
+    if last - first >= 2 or (last - first == 1 and high - low > 2):
+        powers = list(range(first, last + 1, -(-(last - first + 1) // most)))
+        return {"tickvals": powers, "ticktext": [power_text(power) for power in powers]}
+    digits = [(digit, power) for power in range(math.floor(low), last + 1) for digit in (1, 2, 5)]
+    fitting = [(digit, power) for digit, power in digits if low <= math.log10(digit) + power <= high]
+    if len(fitting) >= 3:
+        return {
+            "tickvals": [math.log10(digit) + power for digit, power in fitting],
+            "ticktext": [number(digit * 10.0**power) for digit, power in fitting],
+        }
+    return _even_ticks(10.0**low, 10.0**high)
+
+
+def _even_ticks(low: float, high: float) -> dict[str, list[Any]]:
+    """Return the logarithms of four to seven round numbers between two values close together."""
+    rough = (high - low) / 7
+    power = math.floor(math.log10(rough)) if rough > 0 else 0
+    step = next(digit * 10.0**power for digit in (1, 2, 5, 10) if digit * 10.0**power >= rough * 0.999)
+    first = math.ceil(low / step)
+    values = [index * step for index in range(first, math.floor(high / step) + 1)]
+    figures = max(1, math.floor(math.log10(high)) - math.floor(math.log10(step)) + 1)
+    return {
+        "tickvals": [math.log10(value) for value in values if value > 0],
+        "ticktext": [number(value, figures) for value in values if value > 0],
+    }
 
 
 def axis_title(spec: MetricSpec) -> str:
@@ -99,10 +145,11 @@ def axis_title(spec: MetricSpec) -> str:
     >>> axis_title(MetricSpec("a", "Output gradient norm")), axis_title(MetricSpec("b", "Rate", unit="bit"))
     ('Output gradient norm', 'Rate (bit)')
     """
+    name = label(spec.label, 30)
     if spec.unit in ("", "1"):
-        return spec.label
+        return name
     gap = " " if len(spec.label) + len(spec.unit) < 26 else "<br>"
-    return f"{spec.label}{gap}({spec.unit})"
+    return f"{name}{gap}({label(spec.unit, 20)})"
 
 
 def value_axis(spec: MetricSpec, values: NDArray[np.float64]) -> dict[str, Any]:
@@ -113,7 +160,9 @@ def value_axis(spec: MetricSpec, values: NDArray[np.float64]) -> dict[str, Any]:
     low, high = spec.bounds
     plain = values[np.isfinite(values)]
     settings: dict[str, Any] = {"type": spec.scale, "title": {"text": axis_title(spec)}}
-    if spec.scale == "log" and len(plain):
+    if not len(plain):
+        return settings | NO_TICKS | {"type": "linear"}
+    if spec.scale == "log":
         settings |= log_axis(float(plain.min()), float(plain.max()))
     if spec.scale == "linear" and low is not None and high is not None:
         margin = 0.03 * (high - low)

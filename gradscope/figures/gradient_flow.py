@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 from gradscope.errors import GradscopeError
 from gradscope.figures import axes, style, wording
 from gradscope.figures import marks as mk
-from gradscope.figures.values import RunsLike, at_least_one, metric_of, names_by_depth, nearest_step
+from gradscope.figures.values import RunsLike, at_least_one, metric_of, names_by_depth, nearest_step, recorded_steps
 from gradscope.spec import MetricSpec
 
 if TYPE_CHECKING:
@@ -73,14 +73,19 @@ def gradient_flow(run: RunsLike, step: int | None = None, metric: str = SIGNAL, 
     """
     names, runs = zip(*at_least_one(run), strict=True)
     spec = metric_of(runs[0], metric)
+    heading = f"{wording.label(spec.label)} over depth"
+    if not recorded_steps(runs[0], metric):
+        return style.message(heading, f"run {names[0]!r} has no recorded step of metric {metric!r} yet", theme)
     shown = nearest_step(runs[0], None, metric) if step is None else step
+    names, runs = zip(*((name, one) for name, one in zip(names, runs, strict=True) if one.steps(metric)), strict=True)
     steps = [shown, *(nearest_step(one, shown, metric) for one in runs[1:])]
     frames = [gradient_flow_frame(one, at, metric) for one, at in zip(runs, steps, strict=True)]
     found = mk.kinds(frame["mark"].to_numpy() for frame in frames)
-    figure = style.empty_figure(f"{spec.label} over depth", _subtitle(names, runs, shown, metric), theme)
+    figure = style.empty_figure(heading, _subtitle(names, runs, shown, metric), theme)
     shown_names = wording.distinct(names)
+    limit = axes.name_limit(names)
     for index, (one, at, frame) in enumerate(zip(shown_names, steps, frames, strict=True)):
-        name = wording.short(one) + ("" if at == shown else f" · step {at}")
+        name = wording.short(one, limit) + ("" if at == shown else f" · step {at}")
         if metric == SIGNAL:
             _add_decay(figure, runs[index], at, index, theme)
             name += "" if len(runs) == 1 else f" · {rate_text(_decay(runs[index], at))}"
@@ -88,9 +93,11 @@ def gradient_flow(run: RunsLike, step: int | None = None, metric: str = SIGNAL, 
         place = (index, len(runs)) if len(runs) > 1 else None
         _add_marks(figure, frame, found, name, place, theme)
     _axes(figure, spec, frames)
-    mk.add_strip(figure, found, theme)
+    plain = [frame.loc[frame["mark"] == mk.PLAIN, "value"].to_numpy(np.float64) for frame in frames]
+    style.note_marks(figure, np.concatenate(plain), found, theme)
+    mk.add_strip(figure, found, theme, neutral=len(runs) > 1)
     figure.update_layout(showlegend=len(runs) > 1 or bool(found), uirevision=f"{names}{metric}")
-    figure.update_layout(legend=axes.legend_columns(shown_names))
+    figure.update_layout(legend=axes.legend(shown_names))
     figure.update_layout(margin={"t": 82 if len(runs) == 1 and metric == SIGNAL else 64})
     return figure
 

@@ -15,7 +15,7 @@ from gradscope.figures import axes, style, wording
 from gradscope.figures import marks as mk
 from gradscope.figures.decimate import LINE_POINTS, broken, column_of, line_points
 from gradscope.figures.layer_step import heights_of
-from gradscope.figures.values import Grid, grid, metric_of
+from gradscope.figures.values import Grid, grid, metric_of, recorded_steps
 
 if TYPE_CHECKING:
     from gradscope.runs import Run
@@ -85,19 +85,23 @@ def timeline(run: Run, metric: str = "output_grad_norm", *, theme: str = "light"
         theme: ``light`` or ``dark``.
     """
     spec = metric_of(run, metric)
+    heading = f"{wording.label(spec.label)} over steps"
+    if not recorded_steps(run, metric):
+        return style.message(heading, f"run {run.name!r} has no recorded step of metric {metric!r} yet", theme)
     lines, marked = timeline_frame(run, metric), marks_frame(run, metric)
     found = mk.kinds([marked["mark"].to_numpy(np.int8)])
     text = f"{wording.short(run.name, 48)}, {len(lines)} layers"
-    figure = style.empty_figure(f"{spec.label} over steps", text, theme)
+    figure = style.empty_figure(heading, text, theme)
     last = max((line.depth for line in lines), default=1)
     colours = style.depth_colours(last, theme)
     for line in lines:
         _add_line(figure, line, colours[line.depth - 1])
     _add_marks(figure, marked, found, theme)
     _add_depth_bar(figure, len(lines), last, theme)
-    figure.update_xaxes(title_text="Step")
+    figure.update_xaxes(**axes.step_axis(np.array(recorded_steps(run, metric))))
     drawn = np.concatenate([line.values for line in lines]) if lines else np.zeros(0)
     figure.update_yaxes(**axes.value_axis(spec, drawn))
+    style.note_marks(figure, drawn, found, theme)
     mk.add_strip(figure, found, theme)
     figure.update_layout(showlegend=bool(found), uirevision=f"{run.name}{metric}", hovermode="closest")
     return figure

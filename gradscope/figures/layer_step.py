@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from gradscope.figures import axes, style, wording
 from gradscope.figures import marks as mk
 from gradscope.figures.decimate import COLUMNS, bin_columns
-from gradscope.figures.values import Grid, grid, metric_of
+from gradscope.figures.values import Grid, grid, metric_of, recorded_steps
 from gradscope.spec import MetricSpec
 
 if TYPE_CHECKING:
@@ -71,9 +71,12 @@ def heatmap(run: Run, metric: str = "output_grad_norm", *, theme: str = "light")
         theme: ``light`` or ``dark``.
     """
     spec = metric_of(run, metric)
+    heading = f"{wording.label(spec.label)} over depth and step"
+    if not recorded_steps(run, metric):
+        return style.message(heading, f"run {run.name!r} has no recorded step of metric {metric!r} yet", theme)
     frame = heatmap_frame(run, metric)
     recorded = len(run.steps(metric))
-    figure = style.empty_figure(f"{spec.label} over depth and step", _subtitle(run, frame, recorded), theme)
+    figure = style.empty_figure(heading, _subtitle(run, frame, recorded), theme)
     _add_cells(figure, frame, spec, theme)
     for mark in mk.kinds([frame.codes]):
         _add_flat(figure, frame, mark, theme)
@@ -101,6 +104,7 @@ def _add_cells(figure: go.Figure, frame: HeatmapFrame, spec: MetricSpec, theme: 
         customdata=_names(frame),
         hovertemplate="%{customdata}, depth %{y}<br>step %{x}<br>" + shown + "<extra></extra>",
         hoverongaps=False,
+        showscale=bool(np.isfinite(frame.heights).any()),
         **_colour_range(frame.heights),
     )
 
@@ -121,7 +125,8 @@ def _colour_bar(heights: NDArray[np.float32], title: str, log: bool) -> dict[str
     bar: dict[str, object] = axes.colour_bar(title)
     plain = heights[np.isfinite(heights)]
     if log and len(plain):
-        bar |= axes.log_ticks(float(plain.min()), float(plain.max()))
+        wide = 0.5 if plain.min() == plain.max() else 0.0
+        bar |= axes.log_ticks(float(plain.min()) - wide, float(plain.max()) + wide)
     return bar
 
 

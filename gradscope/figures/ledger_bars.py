@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from gradscope.figures import axes, style, wording
 from gradscope.figures import marks as mk
 from gradscope.figures.gradient_flow import SIGNAL
-from gradscope.figures.values import names_by_depth, nearest_step
+from gradscope.figures.values import names_by_depth, nearest_step, recorded_steps
 
 if TYPE_CHECKING:
     from gradscope.runs import Run
@@ -61,6 +61,9 @@ def ledger(run: Run, step: int | None = None, *, theme: str = "light") -> go.Fig
         step: A recorded step; the first where None.
         theme: ``light`` or ``dark``.
     """
+    if SIGNAL in run.metrics and not recorded_steps(run, SIGNAL):
+        text = f"run {run.name!r} has no recorded step of metric {SIGNAL!r} yet"
+        return style.message("Ledger of the error signal", text, theme)
     frame = ledger_frame(run, step)
     shown = nearest_step(run, step, SIGNAL)
     figure = style.empty_figure("Ledger of the error signal", f"{wording.short(run.name, 48)}, step {shown}", theme)
@@ -81,6 +84,10 @@ def ledger(run: Run, step: int | None = None, *, theme: str = "light") -> go.Fig
     for mark in found:
         _add_marks(figure, frame, mark, found, theme)
     _axes(figure, frame, found, theme)
+    for axis, values in (("yaxis", frame["cumulative"]), ("yaxis3", frame[list(GAINS)])):
+        if not np.isfinite(values.to_numpy(np.float64)).any():
+            figure.update_layout({axis: axes.NO_TICKS})
+            style.add_note(figure, "no finite value to draw", theme, f"{axis.replace('axis', '')} domain")
     figure.update_layout(uirevision=run.name, barmode="relative", bargap=0.25, showlegend=True)
     return figure
 

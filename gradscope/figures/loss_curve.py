@@ -52,27 +52,33 @@ def loss(run: RunsLike, scalar: str = "loss", *, theme: str = "light") -> go.Fig
         scalar: Name given to ``probe.log``.
         theme: ``light`` or ``dark``.
     """
+    heading = wording.label(scalar.capitalize())
     given, runs = zip(*at_least_one(run), strict=True)
     names = wording.distinct(given)
     logged = [(index, one) for index, one in enumerate(runs) if (one.scalars["name"] == scalar).any()]
+    if not any(len(one.scalars) for one in runs):
+        return style.message(f"{heading} over steps", "no scalar has been logged yet", theme)
     if not logged:
         raise unknown_name("scalar", scalar, sorted({name for one in runs for name in one.scalars["name"]}))
     frames = {index: loss_frame(one, scalar) for index, one in logged}
     found = mk.kinds(frame["mark"].to_numpy(np.int8) for frame in frames.values())
     text = wording.short(names[0], 48) if len(runs) == 1 else f"{len(logged)} runs"
-    figure = style.empty_figure(f"{scalar.capitalize()} over steps", text, theme)
+    figure = style.empty_figure(f"{heading} over steps", text, theme)
     for index, frame in frames.items():
-        _add_curve(figure, frame, wording.short(names[index]), index, theme)
+        _add_curve(figure, frame, wording.short(names[index], axes.name_limit(names)), index, theme)
         for mark in found:
             rows = frame[frame["mark"] == mark.code]
             hover = [f"{names[index]}<br>step {step:g}" for step in rows["step"]]
             fill = None if len(runs) == 1 else style.run_colour(index, theme)
             mk.add_symbols(figure, found, mark, rows["step"], hover, theme=theme, fill=fill)
-    figure.update_xaxes(title_text="Step")
-    figure.update_yaxes(title_text=scalar.capitalize())
-    mk.add_strip(figure, found, theme)
+    rows = pd.concat(frames.values())
+    drawn = rows.loc[rows["mark"] == mk.PLAIN, "value"].to_numpy(np.float64)
+    figure.update_xaxes(**axes.step_axis(rows.loc[rows["mark"] != mk.ABSENT, "step"].to_numpy()))
+    figure.update_yaxes(title_text=wording.label(scalar.capitalize(), 30), **({} if len(drawn) else axes.NO_TICKS))
+    style.note_marks(figure, drawn, found, theme)
+    mk.add_strip(figure, found, theme, neutral=len(runs) > 1)
     figure.update_layout(showlegend=len(runs) > 1 or bool(found), uirevision=f"{names}{scalar}")
-    figure.update_layout(legend=axes.legend_columns(names))
+    figure.update_layout(legend=axes.legend(names))
     return figure
 
 

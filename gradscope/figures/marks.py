@@ -70,8 +70,11 @@ def kinds(codes: Iterable[NDArray[np.int8]]) -> list[Mark]:
     return [mark for mark in MARKS if mark.code in found]
 
 
-def add_strip(figure: go.Figure, marks: list[Mark], theme: str) -> None:
-    """Make room below the plot for one row of symbols per mark, named in the legend; nothing without marks."""
+def add_strip(figure: go.Figure, marks: list[Mark], theme: str, *, neutral: bool = False) -> None:
+    """Make room below the plot for one row of symbols per mark, named in the legend; nothing without marks.
+
+    ``neutral`` names them in grey, where the symbols in the plot have the colours of several runs.
+    """
     if not marks:
         return
     height = 0.065 * len(marks)
@@ -91,14 +94,20 @@ def add_strip(figure: go.Figure, marks: list[Mark], theme: str) -> None:
         xaxis={"anchor": "y2"},
     )
     for mark in marks:
-        add_legend(figure, mark, mark.symbol, theme, yaxis="y2")
+        add_legend(figure, mark, mark.symbol, theme, yaxis="y2", grey=neutral)
 
 
 def add_legend(
-    figure: go.Figure, mark: Mark, symbol: str, theme: str, label: str | None = None, yaxis: str = "y"
+    figure: go.Figure,
+    mark: Mark,
+    symbol: str,
+    theme: str,
+    label: str | None = None,
+    yaxis: str = "y",
+    grey: bool = False,
 ) -> None:
     """Name a mark in the legend, whichever traces draw it."""
-    marker = {"symbol": symbol, "size": 10, "color": colour(mark, theme)}
+    marker = {"symbol": symbol, "size": 10, "color": ink(theme).faint if grey else colour(mark, theme)}
     name = label or mark.label
     figure.add_scatter(
         x=[None],

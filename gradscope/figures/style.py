@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 
@@ -118,9 +119,24 @@ def message(title: str, text: str, theme: str = "light") -> go.Figure:
     """Return a figure that says in words why there is nothing to draw."""
     figure = empty_figure(title, "", theme)
     figure.update_layout(xaxis={"visible": False}, yaxis={"visible": False})
-    where = {"x": 0.5, "y": 0.5, "xref": "paper", "yref": "paper", "showarrow": False}
-    figure.add_annotation(text="<br>".join(wording.wrap(text)), font={"size": 13, "color": ink(theme).faint}, **where)
+    add_note(figure, text, theme)
     return figure
+
+
+def add_note(figure: go.Figure, text: str, theme: str, yref: str = "paper") -> None:
+    """Write a text into the middle of the plot, of which ``yref`` names the axis."""
+    where = {"x": 0.5, "y": 0.5, "xref": "paper", "yref": yref, "showarrow": False}
+    lines = (wording.label(line, 80) for line in wording.wrap(text))
+    figure.add_annotation(text="<br>".join(lines), font={"size": 13, "color": ink(theme).faint}, **where)
+
+
+def note_marks(figure: go.Figure, values: Any, found: Any, theme: str) -> None:
+    """Say that there is nothing to draw on the value axis where all values have marks or none was recorded."""
+    if not np.isfinite(values).any():
+        below = (
+            "no finite value to draw" if not any(one.tick == "0" for one in found) else "no value above zero to draw"
+        )
+        add_note(figure, below, theme, "y domain")
 
 
 def depth_colours(count: int, theme: str) -> list[str]:

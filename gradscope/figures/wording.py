@@ -48,8 +48,8 @@ def label(text: str, limit: int = 44) -> str:
     return html.escape(kept, quote=False)
 
 
-def number(value: float) -> str:
-    """Write a number for people: three figures, powers of ten as such.
+def number(value: float, figures: int = 3) -> str:
+    """Write a number for people: three figures (or as many as asked for), powers of ten as such.
 
     >>> number(0.23512), number(4.02e-12), number(0.0), number(float("nan")), number(1.0)
     ('0.235', '4.02×10⁻¹²', '0', 'not a number', '1')
@@ -59,8 +59,8 @@ def number(value: float) -> str:
     if math.isinf(value):
         return "∞" if value > 0 else "−∞"
     if value == 0 or 1e-3 <= abs(value) < 1e5:
-        return f"{value:.3g}".replace("-", "−")
-    mantissa, exponent = f"{value:.2e}".split("e")
+        return f"{value:.{max(figures, 3)}g}".replace("-", "−")
+    mantissa, exponent = f"{value:.{max(figures, 3) - 1}e}".split("e")
     return f"{mantissa.rstrip('0').rstrip('.')}×10{superscript(int(exponent))}".replace("-", "−")
 
 
