@@ -41,7 +41,9 @@ def timeline_frame(run: Run, metric: str, points: int = LINE_POINTS) -> list[Lin
     log = metric_of(run, metric).scale == "log"
     data = grid(run, metric)
     heights, codes = heights_of(data, log), data.codes(log)
-    return [_line(data, row, heights[row], codes[row], points) for row in np.flatnonzero(data.present.any(axis=1))]
+    return [
+        _line(data, row, heights[row], codes[row], points) for row in np.flatnonzero(data.present.any(axis=1)).tolist()
+    ]
 
 
 def _line(data: Grid, row: int, heights: NDArray[np.float64], codes: NDArray[np.int8], points: int) -> Line:
