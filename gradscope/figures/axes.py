@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gradscope.figures.wording import label, number, power_text
+from gradscope.figures.wording import label, number, power_text, shorten, wrap
 from gradscope.spec import MetricSpec
 
-# With more runs than this the legend is drawn beside the plot.
-BESIDE = 6
+# With more entries than this the legend is drawn beside the plot.
+BESIDE = 5
+AXIS_LETTERS = 28
 # An axis without a value has no range: plotly would invent ticks from -1 to 6.
 NO_TICKS: dict[str, Any] = {"range": [0, 1], "showticklabels": False, "ticks": "", "showgrid": False}
 
@@ -145,11 +146,11 @@ def axis_title(spec: MetricSpec) -> str:
     >>> axis_title(MetricSpec("a", "Output gradient norm")), axis_title(MetricSpec("b", "Rate", unit="bit"))
     ('Output gradient norm', 'Rate (bit)')
     """
-    name = label(spec.label, 30)
+    lines = [label(line, AXIS_LETTERS) for line in wrap(shorten(spec.label, 44), AXIS_LETTERS)]
     if spec.unit in ("", "1"):
-        return name
-    gap = " " if len(spec.label) + len(spec.unit) < 26 else "<br>"
-    return f"{name}{gap}({label(spec.unit, 20)})"
+        return "<br>".join(lines)
+    gap = " " if lines and len(lines[-1]) + len(spec.unit) < AXIS_LETTERS - 2 else "<br>"
+    return f"{'<br>'.join(lines)}{gap}({label(spec.unit, 20)})"
 
 
 def value_axis(spec: MetricSpec, values: NDArray[np.float64]) -> dict[str, Any]:

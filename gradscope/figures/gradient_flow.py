@@ -83,7 +83,8 @@ def gradient_flow(run: RunsLike, step: int | None = None, metric: str = SIGNAL, 
     found = mk.kinds(frame["mark"].to_numpy() for frame in frames)
     figure = style.empty_figure(heading, _subtitle(names, runs, shown, metric), theme)
     shown_names = wording.distinct(names)
-    limit = axes.name_limit(names)
+    entries = [*shown_names, *(mark.label for mark in found)]
+    limit = axes.name_limit(entries)
     for index, (one, at, frame) in enumerate(zip(shown_names, steps, frames, strict=True)):
         name = wording.short(one, limit) + ("" if at == shown else f" · step {at}")
         if metric == SIGNAL:
@@ -96,8 +97,10 @@ def gradient_flow(run: RunsLike, step: int | None = None, metric: str = SIGNAL, 
     plain = [frame.loc[frame["mark"] == mk.PLAIN, "value"].to_numpy(np.float64) for frame in frames]
     style.note_marks(figure, np.concatenate(plain), found, theme)
     mk.add_strip(figure, found, theme, neutral=len(runs) > 1)
+    if len(runs) == 1:
+        figure.update_traces(showlegend=False, selector={"mode": "lines+markers"})
     figure.update_layout(showlegend=len(runs) > 1 or bool(found), uirevision=f"{names}{metric}")
-    figure.update_layout(legend=axes.legend(shown_names))
+    figure.update_layout(legend=axes.legend(entries))
     figure.update_layout(margin={"t": 82 if len(runs) == 1 and metric == SIGNAL else 64})
     return figure
 

@@ -92,7 +92,7 @@ def timeline(run: Run, metric: str = "output_grad_norm", *, theme: str = "light"
         return style.message(heading, f"run {run.name!r} has no recorded step of metric {metric!r} yet", theme)
     lines, marked = timeline_frame(run, metric), marks_frame(run, metric)
     found = mk.kinds([marked["mark"].to_numpy(np.int8)])
-    text = f"{wording.short(run.name, 48)}, {len(lines)} layers"
+    text = f"{wording.short(run.name, 48)}, {'one layer' if len(lines) == 1 else f'{len(lines)} layers'}"
     figure = style.empty_figure(heading, text, theme)
     last = max((line.depth for line in lines), default=1)
     colours = style.depth_colours(last, theme)

@@ -64,8 +64,9 @@ def loss(run: RunsLike, scalar: str = "loss", *, theme: str = "light") -> go.Fig
     found = mk.kinds(frame["mark"].to_numpy(np.int8) for frame in frames.values())
     text = wording.short(names[0], 48) if len(runs) == 1 else f"{len(logged)} runs"
     figure = style.empty_figure(f"{heading} over steps", text, theme)
+    entries = [*(names[index] for index in frames), *(mark.label for mark in found)]
     for index, frame in frames.items():
-        _add_curve(figure, frame, wording.short(names[index], axes.name_limit(names)), index, theme)
+        _add_curve(figure, frame, wording.short(names[index], axes.name_limit(entries)), index, theme)
         for mark in found:
             rows = frame[frame["mark"] == mark.code]
             hover = [f"{names[index]}<br>step {step:g}" for step in rows["step"]]
@@ -78,7 +79,7 @@ def loss(run: RunsLike, scalar: str = "loss", *, theme: str = "light") -> go.Fig
     style.note_marks(figure, drawn, found, theme)
     mk.add_strip(figure, found, theme, neutral=len(runs) > 1)
     figure.update_layout(showlegend=len(runs) > 1 or bool(found), uirevision=f"{names}{scalar}")
-    figure.update_layout(legend=axes.legend(names))
+    figure.update_layout(legend=axes.legend(entries))
     return figure
 
 

@@ -44,8 +44,16 @@ def label(text: str, limit: int = 44) -> str:
     >>> label("Rate <b>"), label("A very long label", 10)
     ('Rate &lt;b&gt;', 'A very lo…')
     """
-    kept = text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
-    return html.escape(kept, quote=False)
+    return html.escape(shorten(text, limit), quote=False)
+
+
+def shorten(text: str, limit: int) -> str:
+    """Cut a long text at its end.
+
+    >>> shorten("A very long label", 10)
+    'A very lo…'
+    """
+    return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
 
 
 def number(value: float, figures: int = 3) -> str:

@@ -101,4 +101,7 @@ def test_labels_are_escaped_and_shortened(folder: Path) -> None:
         heading = figure.layout.title
         assert heading.text.startswith("Signed &lt;b&gt;x&lt;/b&gt; &amp; a very long label that go… over")
         assert heading.subtitle.text.startswith("&lt;b&gt;odd, ")
-    assert figures.timeline(run, "odd").layout.yaxis.title.text == "Signed &lt;b&gt;x&lt;/b&gt; &amp; a very long…"
+    assert (
+        figures.timeline(run, "odd").layout.yaxis.title.text
+        == "Signed &lt;b&gt;x&lt;/b&gt; &amp; a very<br>long label that go…"
+    )
