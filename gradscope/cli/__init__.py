@@ -5,6 +5,7 @@ What a command needs is imported when it runs, so that ``--help`` is there at on
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
@@ -189,18 +190,20 @@ def dashboard(
 
 
 def _train(train: Callable[..., Any] | None, out: str, workers: int, grid: dict[str, Any]) -> Runs:
-    """Run a sweep, of the built-in training if there is no other, after a look at its arguments."""
+    """Run a sweep, of the built-in training if there is no other."""
+    from gradscope.lab.grid import OWN
     from gradscope.lab.sweep import sweep as run_sweep
 
     if train is None:
-        from gradscope.lab import training
+        from gradscope.lab.training import train as built_in
 
-        training.check_names(grid)
-        train = training.train
-    for name in ("train", "out", "workers", "progress", "executor"):
+        train = built_in
+    for name in OWN:
         if name in grid:
             raise InvalidValueError(f"--{name} cannot be an argument of a training in a sweep")
-    return run_sweep(train, out, workers=workers, **grid)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"\d+ of \d+ runs failed")  # _end tells that
+        return run_sweep(train, out, workers=workers, **grid)
 
 
 def _serve(runs: str, port: int) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from gradscope.errors import InvalidTypeError, InvalidValueError, unknown_name
+from gradscope.errors import InvalidTypeError, InvalidValueError
+from gradscope.lab.validation import no_such
 
 
 def read_grid(arguments: Sequence[str]) -> dict[str, Any]:
@@ -70,11 +72,17 @@ def function(target: str) -> Callable[..., Any]:
     module = _script(Path(place)) if place.endswith(".py") else _module(place)
     found = getattr(module, name, None)
     if found is None:
-        functions = [key for key, one in vars(module).items() if callable(one) and not key.startswith("_")]
-        raise unknown_name(f"function in {place}", name, functions)
+        raise no_such(f"no function {name!r} in {place}", name, _functions(module))
     if not callable(found):
         raise InvalidTypeError(f"{target} is no function, but {type(found).__name__}")
     return found  # type: ignore[no-any-return]
+
+
+def _functions(module: Any) -> list[str]:
+    """Return the names of the functions a module defines; where it defines none, of those it imports."""
+    found = {key: one for key, one in vars(module).items() if inspect.isfunction(one) and not key.startswith("_")}
+    own = [key for key, one in found.items() if one.__module__ == module.__name__]
+    return own or list(found)
 
 
 def _script(path: Path) -> Any:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import itertools
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from gradscope.errors import InvalidTypeError, InvalidValueError
+from gradscope.lab.validation import no_such
 
 LONGEST_NAME = 120
+OWN = ("train", "out", "workers", "progress", "executor")
+"""Arguments of the sweep itself."""
 VARIED = (list, tuple, range, np.ndarray)
 
 
@@ -77,6 +81,30 @@ def configurations(grid: Mapping[str, Any]) -> list[Configuration]:
         Configuration(dict(zip(columns, values, strict=True)), varied)
         for values in itertools.product(*columns.values())
     ]
+
+
+def check_names(train: Callable[..., Any], names: Iterable[str]) -> None:
+    """Refuse names that a training function does not take, as far as its signature says.
+
+    Raises:
+        UnknownNameError: The message lists what it takes.
+    """
+    known = _options(train)
+    for name in names:
+        if known is not None and name not in known:
+            raise no_such(f"the training has no option {name!r}", name, known)
+
+
+def _options(train: Callable[..., Any]) -> list[str] | None:
+    """Return the names that a grid can give a training function; None where it takes any, or does not say."""
+    try:
+        known = inspect.signature(train, follow_wrapped=False).parameters.values()
+    except (TypeError, ValueError):
+        return None
+    if any(one.kind is one.VAR_KEYWORD for one in known):
+        return None
+    named = [one.name for one in known if one.kind in (one.KEYWORD_ONLY, one.POSITIONAL_OR_KEYWORD)]
+    return [name for name in named if name not in OWN]
 
 
 def plain(name: str, value: Any) -> Any:

@@ -23,7 +23,7 @@ from gradscope.lab.execution import (
     name_of,
     processes,
 )
-from gradscope.lab.grid import Configuration, configurations
+from gradscope.lab.grid import Configuration, check_names, configurations
 from gradscope.lab.progress import Progress
 from gradscope.lab.validation import whole
 from gradscope.runs import Runs
@@ -49,8 +49,8 @@ def sweep(
     Each configuration has a folder of its own in ``out``, named after what the grid varies. It is recognised
     by a hash of its values: one that has finished is not trained again, one that failed or was interrupted
     is trained anew in place of what it left. A failing one becomes a run of status ``failed`` with its
-    traceback, and stops no other. The code of ``train`` is not part of the hash: after changing it, choose
-    another ``out``.
+    traceback in ``run.error``, and stops no other; a warning at the end tells how many did, and why the first.
+    The code of ``train`` is not part of the hash: after changing it, choose another ``out``.
 
     Args:
         train: ``train(*, out, **configuration)``; writes a run into the folder ``out``, with
@@ -63,12 +63,14 @@ def sweep(
             anything else is one value for all. (One value that is a list: a list that holds it.)
 
     Raises:
+        UnknownNameError: The signature of ``train`` shows that it does not take a name of the grid.
         InvalidTypeError: ``train`` cannot be called or sent to workers; a value cannot be recognised again.
         InvalidValueError: A name has no values, or ``out`` is a run or a file, or another process writes in it.
         KeyboardInterrupt: Ctrl-C. Nothing more is started, the workers end, finished runs stay.
     """
     if not callable(train):
         raise InvalidTypeError(f"train must be a function, not {train!r}")
+    check_names(train, grid)
     workers, folder = whole("workers", workers, 0), os.fspath(out)
     Store(folder).check_folder()
     if Store(folder).is_file(DESCRIPTION):
@@ -85,7 +87,9 @@ def sweep(
                 f"sweep stopped: {kept} of {len(jobs)} runs are finished and kept in {folder!r};"
                 " the same sweep again goes on from there"
             ) from None
-    return Runs(folder, *read_all(folder, [job.folder.rsplit("/", 1)[-1] for job in jobs]))
+    runs = Runs(folder, *read_all(folder, [job.folder.rsplit("/", 1)[-1] for job in jobs]))
+    _warn_of_failures(runs)
+    return runs
 
 
 def place(train: Callable[..., Any], out: str, wanted: Iterable[Configuration]) -> list[Job]:
@@ -174,6 +178,18 @@ def _drain(jobs: Iterable[Job], executor: Executor, window: int, report: Report)
         for future in pending:
             future.cancel()
     return lost
+
+
+def _warn_of_failures(runs: Runs) -> None:
+    failures = [run for run in runs if run.status == "failed"]
+    if failures:
+        first = failures[0].path.rstrip("/").rsplit("/", 1)[-1]
+        reason = ((failures[0].error or "").strip() or "unknown").splitlines()[-1]
+        warnings.warn(
+            f"{len(failures)} of {len(runs)} runs failed; the first, {first!r}: {reason}"
+            f" (the traceback is in runs[{first!r}].error)",
+            stacklevel=3,
+        )
 
 
 def _is_finished(job: Job) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -137,15 +137,6 @@ def _build(
     return make(outputs=data.classes, seed=seed, **shape, **settings), settings
 
 
-def check_names(arguments: Iterable[str]) -> None:
-    """Raise UnknownNameError for a name that ``train`` takes with no model."""
-    own = [key for key, one in inspect.signature(train).parameters.items() if one.kind is one.KEYWORD_ONLY]
-    known = dict.fromkeys([*own, *(key for model in MODELS for key in _defaults(model))])
-    for name in arguments:
-        if name not in known:
-            raise unknown_name("argument of the training", name, known)
-
-
 def _defaults(model: str) -> dict[str, Any]:
     """Return the options of a model that can be chosen, with their defaults."""
     known = inspect.signature(MODELS[model]).parameters
@@ -166,3 +157,18 @@ def _shown(feed: Iterator[tuple[Tensor, Tensor]], steps: int, progress: bool) ->
     if not progress:
         return feed
     return iter(track(feed, "steps", total=steps, console=Console(stderr=True)))
+
+
+def _signature() -> inspect.Signature:
+    """Return the signature of `train` with the options of the models by name; `...` where their defaults differ."""
+    own = inspect.signature(train)
+    defaults: dict[str, Any] = {}
+    for model in MODELS:
+        for key, default in _defaults(model).items():
+            defaults[key] = default if defaults.get(key, default) == default else ...
+    options = [inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=one) for key, one in defaults.items()]
+    return own.replace(parameters=[one for one in own.parameters.values() if one.kind is one.KEYWORD_ONLY] + options)
+
+
+# A sweep refuses what the signature does not show, before anything is trained.
+train.__signature__ = _signature()  # type: ignore[attr-defined]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Iterable
 
-from gradscope.errors import InvalidTypeError, InvalidValueError, unknown_name
+from gradscope.errors import InvalidTypeError, InvalidValueError, UnknownNameError, unknown_name
 
 
 def whole(name: str, value: object, least: int = 1) -> int:
@@ -38,6 +39,19 @@ def number(name: str, value: object, *, least: float = -math.inf, above: bool = 
     if real < least or (above and real == least):
         raise InvalidValueError(f"{name} must be {'above' if above else 'at least'} {least:g}, not {real:g}")
     return real
+
+
+def no_such(said: str, given: str, choices: Iterable[str]) -> UnknownNameError:
+    """Build the error for an unknown name, where it takes more words than `unknown_name` has.
+
+    >>> str(no_such("no function 'trian' in mine.py", "trian", ["train"]))
+    "no function 'trian' in mine.py; there are: train (did you mean 'train'?)"
+    """
+    names = list(choices)
+    near = difflib.get_close_matches(given, names, n=1)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    known = f": {', '.join(names)}" if names else " none"
+    return UnknownNameError(f"{said}; there are{known}{hint}")
 
 
 def choice(what: str, value: object, choices: Iterable[str]) -> str:

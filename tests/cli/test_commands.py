@@ -141,13 +141,16 @@ def test_ctrl_c_ends_with_one_line(tmp_path: Path) -> None:
     [
         (
             ("sweep", "--dept", "2,8"),
-            "no argument of the training 'dept'; there are: out, data, model, steps, ",
+            "the training has no option 'dept'; there are: data, model, steps, batch_size, optimizer, lr, momentum, ",
         ),
         (("sweep", "--depth"), "--depth needs a value, such as --depth 1 or --depth 1,2"),
         (("sweep", "--depth", "2", "8"), "'8' is no option: write --name value, or --name value,value"),
         (("sweep", "--depth", ","), "',' holds no value"),
         (("sweep", "--depth", "2,2"), "depth= has the value 2 twice"),
-        (("sweep", "--executor", "2"), "no argument of the training 'executor'; there are: out, "),
+        (("sweep", "--executor", "2"), "--executor cannot be an argument of a training in a sweep\n"),
+        (("sweep", "--out", "mine.py", "--depth", "2"), "'mine.py' is a file; out is a folder\n"),
+        (("sweep", "--out", "mine.py/x", "--depth", "2"), "'mine.py' is a file; out is a folder\n"),
+        (("dashboard", "mine.py"), "'mine.py' is a file; a run is a folder with a run.json\n"),
         (("sweep", "train.py"), "'train.py' is no training function: write train.py:function"),
         (("sweep", "nowhere.py:train"), "there is no file 'nowhere.py'"),
         (("sweep", "no_such_module:train"), "cannot import 'no_such_module': No module named 'no_such_module'"),
@@ -162,6 +165,7 @@ def test_an_error_is_one_line_and_exit_code_2(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "mine.py").touch()
     result = call(*arguments)
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.startswith(f"gradscope: {message}")
@@ -171,8 +175,9 @@ def test_an_error_is_one_line_and_exit_code_2(
 def test_a_name_that_is_no_function_of_the_script(call: Call, script: Path) -> None:
     result = call("sweep", f"{script}:trian")
     assert result.exit_code == 2
-    assert "no function in" in result.stderr
-    assert result.stderr.endswith("'trian'; there are: Writer, train (did you mean 'train'?)\n")
+    assert result.stderr == (f"gradscope: no function 'trian' in {script}; there are: train (did you mean 'train'?)\n")
+    result = call("sweep", f"{script}:train", "--rate", "1,2")
+    assert result.stderr == "gradscope: the training has no option 'rate'; there are: lr, seed\n"
     result = call("sweep", f"{script}:constant")
     assert result.stderr == f"gradscope: {script}:constant is no function, but int\n"
 

@@ -17,13 +17,16 @@ import cloudpickle
 import pytest
 
 import gradscope as gs
-from gradscope.errors import GradscopeError, InvalidTypeError, InvalidValueError
+from gradscope.errors import GradscopeError, InvalidTypeError, InvalidValueError, UnknownNameError
 from gradscope.lab.execution import CONFIGURATION
 from gradscope.lab.sweep import DIED, sweep
 from gradscope.runs import Run, Runs, Writer
 
 # Worker processes cannot import this file, as they cannot a notebook.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+
+pytestmark = pytest.mark.filterwarnings(r"ignore:\d+ of \d+ runs failed")
 
 
 def record(out: str, **scalars: float) -> None:
@@ -105,6 +108,36 @@ def test_a_failing_configuration_is_recorded_and_stops_no_other(tmp_path: Path, 
     assert failed.error.endswith("ValueError: depth 4 is not to my liking\n")
     assert "raise ValueError" in failed.error
     assert failed.config == {"depth": 4, "fail": 4}
+
+
+def test_a_warning_says_how_many_failed_and_why(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="failed") as caught:
+        runs = quiet(lambda *, out, depth: record(out, loss=1 / (depth - depth % 4)), tmp_path, depth=[2, 3, 4])
+    (warning,) = caught
+    assert str(warning.message) == (
+        "2 of 3 runs failed; the first, 'depth=2': ZeroDivisionError: division by zero"
+        " (the traceback is in runs['depth=2'].error)"
+    )
+    assert "Traceback" in str(runs["depth=2"].error)
+
+
+def test_a_name_that_the_training_does_not_take_is_refused_at_once(tmp_path: Path) -> None:
+    with pytest.raises(UnknownNameError) as own:
+        quiet(train, tmp_path / "sweep", dept=[2])
+    assert str(own.value) == ("the training has no option 'dept'; there are: depth, seed, fail (did you mean 'depth'?)")
+    with pytest.raises(UnknownNameError) as built_in:
+        quiet(gs.lab.train, tmp_path / "sweep", dept=[2])
+    assert str(built_in.value) == (
+        "the training has no option 'dept'; there are: data, model, steps, batch_size, optimizer, lr, momentum, every,"
+        " metrics, seed, name, depth, width, activation, init, norm, residual, bias, weight_var, bias_var, gain, std,"
+        " dtype, kernel, hidden, pool, padding (did you mean 'depth'?)"
+    )
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_a_training_that_takes_any_name_gets_it(tmp_path: Path) -> None:
+    (run,) = quiet(lambda *, out, **options: record(out, loss=options["dept"]), tmp_path, dept=[2])
+    assert run.final("loss") == 2
 
 
 def test_what_failed_is_trained_again_in_its_place(tmp_path: Path) -> None:
