@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -71,6 +72,13 @@ def trace(error: str) -> html.Pre:
     return html.Pre(error.strip(), className="code trace", tabIndex=0)
 
 
+def scrolled(name: str, content: Any) -> html.Div:
+    """Return a named box that scrolls where its content is too long."""
+    # Keys scroll only what can have the focus.
+    named: dict[str, Any] = {"aria-label": name}
+    return html.Div(content, className="scroll", tabIndex=0, role="region", **named)
+
+
 def howto(where: str) -> dmc.Stack:
     """Return what an empty folder says: how a run comes into being."""
     code = (
@@ -95,5 +103,18 @@ def howto(where: str) -> dmc.Stack:
 
 
 def choices(values: list[str]) -> list[dict[str, Any]]:
-    """Return the options of a select."""
-    return [{"value": value, "label": value} for value in values]
+    """Return the options of a select, long ones shortened where that leaves them apart."""
+    labels = [shortened(value) for value in values]
+    seen = Counter(labels)
+    pairs = zip(values, labels, strict=True)
+    return [{"value": value, "label": label if seen[label] == 1 else value} for value, label in pairs]
+
+
+def shortened(text: str, limit: int = 60) -> str:
+    """Shorten a text in its middle, as text: a select reads no markup.
+
+    >>> shortened("<b>depth=32,init=xavier</b>", 13)
+    '<b>dep…er</b>'
+    """
+    half = limit // 2
+    return text if len(text) <= limit else f"{text[:half]}…{text[len(text) - (limit - half - 1) :]}"

@@ -6,9 +6,9 @@ import logging
 from typing import Any
 
 import dash_mantine_components as dmc
-from dash import html
 
 from gradscope.checks import Finding, Findings, diagnose
+from gradscope.dashboards.blocks import scrolled
 from gradscope.errors import GradscopeError
 from gradscope.runs import Run
 
@@ -20,9 +20,7 @@ def findings_panel(run: Run) -> dmc.Paper:
     """Return the findings of a run, worst first, and which checks found nothing or could not be made."""
     title = dmc.Text("Findings", fw=600, size="sm")
     stack = dmc.Stack([title, *_body(run)], gap="xs")
-    # Keys scroll only what can have the focus.
-    inner = html.Div(stack, className="scroll", tabIndex=0, role="region", **{"aria-label": "Findings"})
-    return dmc.Paper(inner, withBorder=True, radius="md", className="findings")
+    return dmc.Paper(scrolled("Findings", stack), withBorder=True, radius="md", className="findings")
 
 
 def _body(run: Run) -> list[Any]:

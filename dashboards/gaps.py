@@ -8,6 +8,7 @@ import dash_mantine_components as dmc
 import pandas as pd
 from dash import html
 
+from gradscope.dashboards.blocks import scrolled
 from gradscope.runs import Run
 
 RECORDED = "recorded"
@@ -51,14 +52,9 @@ def _events(events: pd.DataFrame) -> dmc.Stack:
 
 
 def _column(title: str, told: str, table: Any) -> dmc.Stack:
-    # Keys scroll only what can have the focus.
-    box = None if table is None else html.Div(table, className="scroll", tabIndex=0, role="region", **_label(title))
+    box = None if table is None else scrolled(title, table)
     parts = [dmc.Text(title, fw=600, size="sm"), dmc.Text(told, size="sm", c="dimmed"), box]
     return dmc.Stack([part for part in parts if part is not None], gap=4)
-
-
-def _label(text: str) -> dict[str, Any]:
-    return {"aria-label": text}
 
 
 def _table(frame: pd.DataFrame) -> html.Table:

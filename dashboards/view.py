@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from gradscope.dashboards.blocks import choices
+from gradscope.dashboards.blocks import choices, shortened
 from gradscope.dashboards.source import Source
 from gradscope.dashboards.state import FlowState
 from gradscope.figures.gradient_flow import SIGNAL
@@ -93,7 +93,7 @@ def metric_choices(run: Run) -> list[dict[str, Any]]:
     """Return the recorded metrics by group."""
     groups: dict[str, list[dict[str, str]]] = {}
     for name, spec in run.metrics.items():
-        groups.setdefault(spec.group.capitalize(), []).append({"value": name, "label": spec.label})
+        groups.setdefault(spec.group.capitalize(), []).append({"value": name, "label": shortened(spec.label)})
     return [{"group": group, "items": items} for group, items in groups.items()]
 
 

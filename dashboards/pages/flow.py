@@ -17,6 +17,7 @@ from gradscope.dashboards.state import FlowState
 from gradscope.dashboards.table import given_name
 from gradscope.dashboards.view import View, chosen, controls, metric_choices, settle
 from gradscope.errors import GradscopeError
+from gradscope.figures import wording
 from gradscope.figures.gradient_flow import SIGNAL
 from gradscope.figures.values import nearest_step
 
@@ -81,7 +82,8 @@ def content(view: View, theme: str) -> dict[str, Any]:
     """Return the figures of a view and the head line."""
     run, step, metric = view.run, view.step, view.metric
     runs = {view.name: run} | {name: one for name, one in view.others.items() if name not in view.without}
-    label = run.metrics[metric].label if metric in run.metrics else metric
+    # Plotly reads markup in titles.
+    label = wording.label(run.metrics[metric].label if metric in run.metrics else metric)
     # A metric that is recorded more rarely than the output gradient has other steps than the ledger.
     at = nearest_step(run, step, SIGNAL) if SIGNAL in run.metrics and run.steps(SIGNAL) else step
     titles = (f"{label} over depth", f"{label} over depth and step", f"{label} over steps")
@@ -124,7 +126,7 @@ def nothing(source: Source, state: FlowState, error: GradscopeError | None) -> d
         told = howto(source.where)
     untouched = dict.fromkeys(outputs(), no_update)
     names = list(source.runs)
-    choice = {"run_data": choices(names), "compare_data": choices(names)}
+    choice: dict[str, Any] = {"run_data": choices(names), "compare_data": choices(names)}
     if state.run in source.runs:
         # Its other metrics are a way out.
         choice |= {"run": state.run, "metric_data": metric_choices(source.runs[state.run])}

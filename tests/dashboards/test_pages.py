@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from dash.development.base_component import Component
 
 from gradscope.checks import Findings
 from gradscope.checks.finding import NotApplicable
-from gradscope.dashboards import create_app, diagnosis, gaps, table, view
+from gradscope.dashboards import blocks, create_app, diagnosis, gaps, table, view
 from gradscope.dashboards.app import shell, visible
 from gradscope.dashboards.pages import flow, runs, sweep
 from gradscope.dashboards.source import Source
@@ -361,3 +362,18 @@ def test_the_map_says_what_a_dash_stands_for(tmp_path: Path) -> None:
     page = sweep.answer(Source(str(tmp_path)), SweepState(), "light")
     assert page["options"][0] == [{"value": "lr", "label": "lr"}]
     assert page["hint"].endswith("A dash (—) stands for runs whose configuration lacks the key.")
+
+
+def test_long_labels_are_shortened_and_stay_apart() -> None:
+    long = "x" * 80
+    assert [one["label"] for one in blocks.choices(["a" + long, "b"])] == ["a" + "x" * 29 + "…" + "x" * 29, "b"]
+    twins = [f"{long}1{long}", f"{long}2{long}"]
+    assert [one["label"] for one in blocks.choices(twins)] == twins
+
+
+def test_markup_in_a_label_is_text(tmp_path: Path) -> None:
+    signal = replace(synthetic_runs.METRICS[0], label="<b>bold</b>")
+    Writer(str(tmp_path / "a"), metrics=[signal]).close()
+    page = flow.answer(Source(str(tmp_path)), FlowState(), "light")
+    assert page["metric_data"][0]["items"][0]["label"] == "<b>bold</b>"
+    assert page["heatmap"].layout.title.text == "&lt;b&gt;bold&lt;/b&gt; over depth and step"
