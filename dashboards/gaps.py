@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import dash_mantine_components as dmc
@@ -9,6 +10,7 @@ import pandas as pd
 from dash import html
 
 from gradscope.dashboards.blocks import scrolled
+from gradscope.errors import GradscopeError
 from gradscope.runs import Run
 
 RECORDED = "recorded"
@@ -25,8 +27,19 @@ def gaps(coverage: pd.DataFrame) -> pd.DataFrame:
 
 def gaps_panel(run: Run) -> dmc.Paper:
     """Return which layers were not wholly recorded, and why, beside the events of the run."""
-    columns = [_layers(run.coverage), _events(run.events)]
+    columns = [
+        _readable("What was not recorded", lambda: _layers(run.coverage)),
+        _readable("Events", lambda: _events(run.events)),
+    ]
     return dmc.Paper(html.Div(columns, className="grid"), withBorder=True, radius="md", className="gaps")
+
+
+def _readable(title: str, make: Callable[[], dmc.Stack]) -> dmc.Stack:
+    """Return a column, or where its table cannot be read one that says why: the figures need neither."""
+    try:
+        return make()
+    except GradscopeError as error:
+        return _column(title, f"This cannot be read: {error}", None)
 
 
 def _layers(coverage: pd.DataFrame) -> dmc.Stack:

@@ -377,3 +377,15 @@ def test_markup_in_a_label_is_text(tmp_path: Path) -> None:
     page = flow.answer(Source(str(tmp_path)), FlowState(), "light")
     assert page["metric_data"][0]["items"][0]["label"] == "<b>bold</b>"
     assert page["heatmap"].layout.title.text == "&lt;b&gt;bold&lt;/b&gt; over depth and step"
+
+
+def test_a_coverage_that_cannot_be_read_leaves_the_figures(tmp_path: Path) -> None:
+    writer = synthetic_runs.write(tmp_path / "a", close=False)
+    row = {"step": 0, "layer": "a", "code": "recorded", "text": "everything", "expected": 1, "fired": 1}
+    writer.append("coverage", [row])
+    writer.close()
+    for part in (tmp_path / "a" / "coverage").glob("*.parquet"):
+        part.write_bytes(b"no parquet")
+    page = flow.answer(Source(str(tmp_path)), FlowState(), "light")
+    assert "This cannot be read: " in words(page["gaps"])
+    assert page["profile"].data
