@@ -114,7 +114,8 @@ def log_ticks(low: float, high: float, most: int = 7) -> dict[str, list[Any]]:
     """
     first, last = max(-300, math.ceil(low)), min(300, math.floor(high))
     if last - first >= 2 or (last - first == 1 and high - low > 2):
-        powers = list(range(first, last + 1, -(-(last - first + 1) // most)))
+        stride = -(-(last - first + 1) // most)
+        powers = list(range(-(-first // stride) * stride, last + 1, stride))
         return {"tickvals": powers, "ticktext": [power_text(power) for power in powers]}
     digits = [(digit, power) for power in range(math.floor(low), last + 1) for digit in (1, 2, 5)]
     fitting = [(digit, power) for digit, power in digits if low <= math.log10(digit) + power <= high]

@@ -44,6 +44,24 @@ def broken(chosen: NDArray[np.intp], codes: NDArray[np.int8]) -> NDArray[np.intp
     return np.asarray(np.flatnonzero(np.diff(marked[chosen])), dtype=np.intp)
 
 
+def lonely(values: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Tell which values of a broken line have no neighbour, so that a line alone would not show them.
+
+    >>> lonely(np.array([1.0, np.nan, 2.0, 3.0])).tolist()
+    [True, False, False, False]
+    """
+    missing = np.concatenate([[True], np.isnan(values), [True]])
+    return np.asarray(~missing[1:-1] & missing[:-2] & missing[2:], dtype=np.bool_)
+
+
+def point_style(values: NDArray[np.float64]) -> dict[str, Any]:
+    """Return mode and marker sizes of a line whose lonely values are shown as points."""
+    alone = lonely(values)
+    if not alone.any():
+        return {"mode": "lines"}
+    return {"mode": "lines+markers", "marker_size": np.where(alone, 6, 0)}
+
+
 def column_of(steps: int, columns: int = COLUMNS) -> NDArray[np.intp]:
     """Return the column of each recorded step when at most ``columns`` are drawn, as even as can be.
 

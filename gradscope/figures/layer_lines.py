@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from gradscope.figures import axes, style, wording
 from gradscope.figures import marks as mk
-from gradscope.figures.decimate import LINE_POINTS, broken, column_of, line_points
+from gradscope.figures.decimate import LINE_POINTS, broken, column_of, line_points, point_style
 from gradscope.figures.layer_step import heights_of
 from gradscope.figures.values import Grid, grid, metric_of, recorded_steps
 
@@ -110,13 +110,12 @@ def timeline(run: Run, metric: str = "output_grad_norm", *, theme: str = "light"
 
 
 def _add_line(figure: go.Figure, line: Line, colour: str) -> None:
-    single = len(line.steps) == 1
     figure.add_scatter(
         x=line.steps,
         y=line.values,
-        mode="markers" if single else "lines",
         line={"color": colour, "width": 1.3},
-        marker={"color": colour},
+        marker_color=colour,
+        **point_style(line.values),
         name=line.layer,
         showlegend=False,
         hovertemplate=f"{line.layer}, depth {line.depth}<br>step %{{x}}<br>%{{y:.4g}}<extra></extra>",

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from gradscope.errors import unknown_name
 from gradscope.figures import axes, style, wording
 from gradscope.figures import marks as mk
-from gradscope.figures.decimate import broken, line_points
+from gradscope.figures.decimate import broken, line_points, point_style
 from gradscope.figures.values import RunsLike, at_least_one
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def _add_curve(figure: go.Figure, frame: pd.DataFrame, name: str, index: int, th
     figure.add_scatter(
         x=line["step"],
         y=line["value"],
-        mode="markers" if len(line) == 1 else "lines",
+        **point_style(line["value"].to_numpy(np.float64)),
         name=name,
         line={"color": style.run_colour(index, theme), "width": 1.5, "dash": style.run_dash(index)},
         hovertemplate="step %{x}<br>%{y:.4g}<extra>" + name + "</extra>",

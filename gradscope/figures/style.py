@@ -133,10 +133,8 @@ def add_note(figure: go.Figure, text: str, theme: str, yref: str = "paper") -> N
 def note_marks(figure: go.Figure, values: Any, found: Any, theme: str) -> None:
     """Say that there is nothing to draw on the value axis where all values have marks or none was recorded."""
     if not np.isfinite(values).any():
-        below = (
-            "no finite value to draw" if not any(one.tick == "0" for one in found) else "no value above zero to draw"
-        )
-        add_note(figure, below, theme, "y domain")
+        finite = any(one.tick in ("0", "< 0") for one in found)
+        add_note(figure, f"no {'value above zero' if finite else 'finite value'} to draw", theme, "y domain")
 
 
 def depth_colours(count: int, theme: str) -> list[str]:

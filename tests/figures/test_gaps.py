@@ -56,3 +56,17 @@ def test_a_single_step_has_a_tick_alone(folder: Path) -> None:
 def test_depths_have_ticks_from_one_on(deep: Run) -> None:
     for axis in (figures.gradient_flow(deep).layout.xaxis, figures.heatmap(deep).layout.yaxis):
         assert (axis.tick0, axis.dtick) == (1, 10)
+
+
+def test_a_value_between_marks_is_a_point(folder: Path) -> None:
+    writer = synthetic_runs.write(folder / "islands", depth=1, close=False, steps=range(0))
+    values = np.ones((2, len(synthetic_runs.METRICS)))
+    for step in range(5):
+        bad = values if step % 2 else np.full_like(values, np.nan)
+        writer.rows(step, np.arange(2, dtype=np.int32), bad, np.ones(values.shape, dtype=bool))
+        writer.scalars(step, {"loss": bad[0, 0]})
+    writer.close()
+    run = synthetic_runs.open_run(folder / "islands")
+    for trace in (figures.timeline(run).data[0], figures.loss(run).data[0]):
+        assert trace.mode == "lines+markers"
+        assert [size for size, value in zip(trace.marker.size, trace.y, strict=True) if value == value] == [6, 6]
