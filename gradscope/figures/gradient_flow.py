@@ -66,7 +66,8 @@ def gradient_flow(run: RunsLike, step: int | None = None, metric: str = SIGNAL, 
 
     Args:
         run: A run, or several to compare. Of the runs after the first, the recorded step nearest to that of
-            the first is drawn, and the legend names it where it differs.
+            the first is drawn, and the legend names it where it differs; runs without any value of the
+            metric are left out, and the subtitle counts them.
         step: A recorded step; the first where None.
         metric: Name of a recorded metric; its description decides about scale, unit and bounds.
         theme: ``light`` or ``dark``.
@@ -77,11 +78,14 @@ def gradient_flow(run: RunsLike, step: int | None = None, metric: str = SIGNAL, 
     if not recorded_steps(runs[0], metric):
         return style.message(heading, f"run {names[0]!r} has no recorded step of metric {metric!r} yet", theme)
     shown = nearest_step(runs[0], None, metric) if step is None else step
+    given = len(runs)
     names, runs = zip(*((name, one) for name, one in zip(names, runs, strict=True) if one.steps(metric)), strict=True)
     steps = [shown, *(nearest_step(one, shown, metric) for one in runs[1:])]
     frames = [gradient_flow_frame(one, at, metric) for one, at in zip(runs, steps, strict=True)]
     found = mk.kinds(frame["mark"].to_numpy() for frame in frames)
-    figure = style.empty_figure(heading, _subtitle(names, runs, shown, metric), theme)
+    text = _subtitle(names, runs, shown, metric)
+    text += f"; {given - len(runs)} without a value left out" if len(runs) < given else ""
+    figure = style.empty_figure(heading, text, theme)
     shown_names = wording.distinct(names)
     entries = [*shown_names, *(mark.label for mark in found)]
     limit = axes.name_limit(entries)

@@ -105,3 +105,17 @@ def test_labels_are_escaped_and_shortened(folder: Path) -> None:
         figures.timeline(run, "odd").layout.yaxis.title.text
         == "Signed &lt;b&gt;x&lt;/b&gt; &amp; a very<br>long label that go…"
     )
+
+
+def test_a_run_without_a_value_is_left_out_and_counted(plain: Run, fresh: Run) -> None:
+    text = figures.gradient_flow([plain, plain, fresh]).layout.title.subtitle.text
+    assert text == "2 runs at step 0; decay per layer; 1 without a value left out"
+
+
+def test_only_negative_values_are_not_called_missing(folder: Path) -> None:
+    writer = synthetic_runs.write(folder / "negative", depth=3, close=False, steps=range(0))
+    shape = (4, len(synthetic_runs.METRICS))
+    writer.rows(0, np.arange(4, dtype=np.int32), np.full(shape, -1.0), np.ones(shape, dtype=bool))
+    writer.close()
+    figure = figures.gradient_flow(synthetic_runs.open_run(folder / "negative"), metric="weight_grad_norm")
+    assert notes(figure) == ["no value above zero to draw"]
