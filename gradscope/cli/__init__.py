@@ -53,7 +53,7 @@ def reported() -> Iterator[None]:
         error_console.print(Text(f"gradscope: {error}"), soft_wrap=True)
         raise typer.Exit(2) from None
     except KeyboardInterrupt as stop:
-        error_console.print(Text(f"gradscope: {stop or 'stopped'}"), soft_wrap=True)
+        error_console.print(Text(f"gradscope: {str(stop) or 'stopped'}"), soft_wrap=True)
         raise typer.Exit(130) from None
 
 

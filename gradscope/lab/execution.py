@@ -26,6 +26,10 @@ CONFIGURATION = "configuration.json"
 # Set before the worker imports numpy or torch, whose thread pools read them once.
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 
+# How Python passes filters of warnings to a process it starts.
+FILTERS = "PYTHONWARNINGS"
+OF_TRACKER = "ignore:resource_tracker"
+
 
 class Executor(Protocol):
     """What a sweep needs of the machinery that carries its configurations out.
@@ -75,11 +79,34 @@ class Outcome:
     error: str | None = None
 
 
-def processes(workers: int) -> Any:
-    """Start a pool of worker processes, one computing thread each; a context that ends it."""
+class Processes:
+    """A pool of worker processes that Ctrl-C does not reach, not even while they start."""
+
+    def __init__(self, pool: Any) -> None:
+        self._pool = pool
+
+    def submit(self, fn: Callable[..., T], /, *args: Any) -> Future[T]:
+        """Hand a call to a worker process, which is started where none is free."""
+        if not hasattr(signal, "pthread_sigmask"):  # Windows
+            return self._pool.submit(fn, *args)  # type: ignore[no-any-return]
+        # A process inherits what is blocked; what comes meanwhile is delivered here, right after.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            return self._pool.submit(fn, *args)  # type: ignore[no-any-return]
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def shutdown(self, *, kill_workers: bool) -> None:
+        """End the processes, at once or after what they are at."""
+        self._pool.shutdown(wait=True, kill_workers=kill_workers)
+
+
+def processes(workers: int) -> Processes:
+    """Return a pool of worker processes, one computing thread each; they start with the first call."""
     from loky import ProcessPoolExecutor
 
-    return ProcessPoolExecutor(max_workers=workers, initializer=_ignore_interrupts, env=ONE_THREAD)
+    _start_trackers()
+    return Processes(ProcessPoolExecutor(max_workers=workers, initializer=_ignore_interrupts, env=ONE_THREAD))
 
 
 def check_sendable(train: Callable[..., Any]) -> None:
@@ -144,7 +171,32 @@ def _completed(job: Job, store: Store) -> Outcome:
     return Outcome("finished" if description.status == "finished" else "failed", description.error)
 
 
+def _start_trackers() -> None:
+    """Start the process that removes what killed workers leave, without its warnings about that.
+
+    The one of the standard library is started too: when loky does it, between two workers, it unblocks Ctrl-C.
+    """
+    from loky.backend import resource_tracker
+
+    if os.name == "posix":
+        from multiprocessing.resource_tracker import ensure_running
+
+        ensure_running()
+
+    before = os.environ.get(FILTERS)
+    os.environ[FILTERS] = f"{before},{OF_TRACKER}" if before else OF_TRACKER
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        if before is None:
+            del os.environ[FILTERS]
+        else:
+            os.environ[FILTERS] = before
+
+
 def _ignore_interrupts() -> None:
     """Leave Ctrl-C, which a terminal sends to every process, to the process that runs the sweep."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     os.environ.update(ONE_THREAD)

@@ -145,9 +145,9 @@ def _in_pool(queue: deque[Job], workers: int, report: Report) -> list[Job]:
     try:
         lost = _drain(queue, pool, workers, report)
     except BaseException:
-        pool.shutdown(wait=True, kill_workers=True)
+        pool.shutdown(kill_workers=True)
         raise
-    pool.shutdown(wait=True, kill_workers=bool(lost))
+    pool.shutdown(kill_workers=bool(lost))
     return lost
 
 

@@ -18,7 +18,7 @@ import pytest
 
 import gradscope as gs
 from gradscope.errors import GradscopeError, InvalidTypeError, InvalidValueError, UnknownNameError
-from gradscope.lab.execution import CONFIGURATION
+from gradscope.lab.execution import CONFIGURATION, Processes, processes
 from gradscope.lab.sweep import DIED, sweep
 from gradscope.runs import Run, Runs, Writer
 
@@ -330,3 +330,39 @@ def test_ctrl_c_leaves_every_finished_run_and_starts_no_more(tmp_path: Path, wor
         f"KeyboardInterrupt: sweep stopped: {kept} of 6 runs are finished and kept in {str(out)!r};"
         " the same sweep again goes on from there"
     ) in error
+
+
+LEAVES_SOMETHING = """
+import os
+from gradscope.lab.execution import processes
+os.environ["PYTHONWARNINGS"] = "default"
+pool = processes(1)
+pool.submit(abs, -1).result()
+from loky.backend import resource_tracker
+resource_tracker.register("/never-unlinked", "semlock")
+pool.shutdown(kill_workers=True)
+print(os.environ["PYTHONWARNINGS"])
+"""
+
+
+def test_what_killed_workers_leave_is_no_warning() -> None:
+    done = subprocess.run([sys.executable, "-c", LEAVES_SOMETHING], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "default\n", "")
+
+
+def test_ctrl_c_does_not_reach_a_worker_that_starts() -> None:
+    def blocked() -> set[signal.Signals]:
+        return {signal.Signals(one) for one in signal.pthread_sigmask(signal.SIG_BLOCK, [])}
+
+    class Starting:
+        def submit(self, fn: Any, /, *args: Any) -> Any:
+            return blocked()
+
+    assert Processes(Starting()).submit(abs, -1) == {signal.SIGINT}
+    assert blocked() == set()
+    pool = processes(1)
+    try:
+        assert pool.submit(blocked).result() == set()
+        assert pool.submit(signal.getsignal, signal.SIGINT).result() is signal.SIG_IGN
+    finally:
+        pool.shutdown(kill_workers=True)
