@@ -115,7 +115,7 @@ def demo(
         gradscope demo --depth 2,50 --activation tanh,selu --out runs/selu
     """
     with reported():
-        from gradscope.lab.demo import SETTINGS, census, check, conclusion, summary
+        from gradscope.lab.demo import RULE, SETTINGS, census, check, conclusion, summary
 
         grid = {"depth": depth, "activation": activation, "init": init}
         varied = {key: values(text, always_list=True) for key, text in grid.items()}
@@ -124,6 +124,7 @@ def demo(
         runs = _train(None, out, workers, {**varied, "seed": list(range(seeds)), **settings})
         cells = summary(runs)
         out_console.print(demo_table(cells))
+        out_console.print(RULE, style="dim", highlight=False, soft_wrap=True)
         out_console.print(f"{conclusion(cells)} Over all: {census(cells)}.", highlight=False)
         _end(runs, serve, port)
 
@@ -186,6 +187,11 @@ def dashboard(
         gradscope dashboard runs/tanh-50 --port 8051
     """
     with reported():
+        from gradscope.runs import load
+        from gradscope.runs.store import Store
+
+        if Store(runs).is_file():
+            load(runs)  # which says what a run is
         _serve(runs, port)
 
 

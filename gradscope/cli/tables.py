@@ -23,9 +23,10 @@ def demo_table(cells: pd.DataFrame) -> Table:
     from gradscope.lab.demo import power
 
     title = "The gradient on its way from the last hidden layer to the first, at step 0"
-    table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1))
+    # It must fit 80 columns: what does not, rich cuts.
+    table = Table(title=title, box=SIMPLE_HEAD, show_edge=False, collapse_padding=True, pad_edge=False)
     for name in ("activation", "init"):
-        table.add_column(name)
+        table.add_column(name, no_wrap=True)
     for name in ("depth", "per layer", "95 %", "in all"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)

@@ -12,7 +12,7 @@ from gradscope.checks import diagnose
 from gradscope.errors import GradscopeError
 from gradscope.lab.models import mlp
 from gradscope.lab.validation import whole
-from gradscope.runs import Run
+from gradscope.runs import Decay, Run
 
 GRID: Mapping[str, Sequence[Any]] = {
     "depth": (2, 4, 8, 12, 16, 32),
@@ -23,6 +23,11 @@ GRID: Mapping[str, Sequence[Any]] = {
 SETTINGS: Mapping[str, Any] = {"width": 64, "steps": 100, "every": 10, "lr": 0.05}
 CELL = ["activation", "init", "depth"]
 VERDICTS = ("vanishing", "exploding")
+OTHERS = ("mild", "-", "healthy", "too shallow")
+RULE = (
+    "vanishing: interval below 1 and more than a factor of 10 in total; exploding: above 1; mild: at most 10;"
+    " healthy: interval around 1, at most 10; -: around 1, more than 10"
+)
 
 
 def check(grid: Mapping[str, Sequence[Any]]) -> None:
@@ -40,7 +45,8 @@ def summary(runs: Iterable[Run]) -> pd.DataFrame:
 
     Columns: ``activation``, ``init``, ``depth``, ``runs``, the medians over the seeds of ``decay`` (factor per
     layer), ``decay_low``, ``decay_high`` (its 95 % interval, NaN under 3 increments) and ``decades`` (log10 of
-    the total factor), and ``verdict``: what ``diagnose`` says of that step, and of how many of the runs.
+    the total factor), and ``verdict``: what ``diagnose`` says of that step, else what `RULE` says, and of how
+    many of the runs.
     """
     rows = [row for run in runs if (row := _row(run)) is not None]
     frame = pd.DataFrame(rows, columns=[*CELL, "decay", "decay_low", "decay_high", "decades", "verdict"])
@@ -72,8 +78,8 @@ def conclusion(table: pd.DataFrame) -> str:
     deepest = known[known["depth"] == known["depth"].max()]
     worst, best = (deepest.loc[series.idxmax()] for series in (deepest["decades"].abs(), -deepest["decades"].abs()))
     kept = f"{_named(best)} initialization, by {best['decay']:.3f},"
-    end = f"{kept} {'keeps it' if best['verdict'] == 'healthy' else 'comes nearest to keeping it'}."
-    if worst["verdict"] == "healthy":
+    end = f"{kept} {'keeps it' if best['verdict'].startswith('healthy') else 'comes nearest to keeping it'}."
+    if worst["verdict"].startswith("healthy"):
         return f"At depth {worst['depth']} every cell keeps the gradient; {end}"
     return (
         f"At depth {worst['depth']}, {_named(worst)} initialization multiplies the gradient by"
@@ -88,18 +94,20 @@ def census(table: pd.DataFrame) -> str:
     >>> census(pd.DataFrame({"verdict": ["vanishing", "healthy", "vanishing", "too shallow"]}))
     'vanishing in 2 of 3 cells, exploding in none'
     """
-    judged = [one for one in table["verdict"] if one != "too shallow"]
+    judged = [one for one in table["verdict"] if not one.startswith("too shallow")]
     counts = {code: sum(one.startswith(code) for one in judged) for code in VERDICTS}
     texts = [f"{code} in {f'{count} of {len(judged)} cells' if count else 'none'}" for code, count in counts.items()]
     return ", ".join(texts)
 
 
 def power(decades: float) -> str:
-    """Write 10 to the power of a number of decades.
+    """Write 10 to the power of a number of decades; a dash where that is not known.
 
-    >>> power(-19.53), power(-0.01), power(-math.inf)
-    ('10^-19.5', '10^0.0', '0')
+    >>> power(-19.53), power(-0.01), power(-math.inf), power(math.nan)
+    ('10^-19.5', '10^0.0', '0', '-')
     """
+    if math.isnan(decades):
+        return "-"
     return "0" if decades == -math.inf else f"10^{round(decades, 1) + 0.0:.1f}"
 
 
@@ -110,7 +118,7 @@ def _row(run: Run) -> dict[str, Any] | None:
     except (GradscopeError, IndexError):
         return None
     codes = [one.code for one in diagnose(run) if one.code in VERDICTS and first in one.steps]
-    verdict = codes[0] if codes else "too shallow" if math.isnan(decay.low) else "healthy"
+    verdict = codes[0] if codes else _other(decay)
     return {key: run.config.get(key) for key in CELL} | {
         "decay": decay.rate,
         "decay_low": decay.low,
@@ -120,16 +128,31 @@ def _row(run: Run) -> dict[str, Any] | None:
     }
 
 
+def _other(decay: Decay) -> str:
+    """Judge a decay that is neither vanishing nor exploding; see `RULE`.
+
+    >>> _other(Decay(0.95, 0.94, 0.96, -0.7, 32)), _other(Decay(0.99, 0.97, 1.01, -0.1, 32))
+    ('mild', 'healthy')
+    >>> _other(Decay(0.9, 0.7, 1.2, -1.4, 32)), _other(Decay(0.9, math.nan, math.nan, -0.1, 2))
+    ('-', 'too shallow')
+    """
+    if math.isnan(decay.low):
+        return "too shallow"
+    if not decay.low <= 1.0 <= decay.high:
+        return "mild"
+    return "healthy" if abs(decay.decades) <= 1.0 else "-"
+
+
 def _verdict(each: Sequence[str]) -> str:
-    """Put the verdicts of the seeds together: one word where they agree, else how many say the worst.
+    """Put the verdicts of the seeds together: one word where they agree, else how many say the most frequent bad one.
 
     >>> _verdict(["healthy", "vanishing", "vanishing"]), _verdict(["healthy", "healthy"])
     ('vanishing 2/3', 'healthy')
+    >>> _verdict(["healthy", "mild", "mild"]), _verdict(["healthy", "mild", "vanishing"])
+    ('mild 2/3', 'vanishing 1/3')
     """
-    bad = [one for one in VERDICTS if one in each]
-    if not bad:
-        return "healthy" if "healthy" in each else each[0]
-    worst = max(bad, key=each.count)
+    found = [one for one in VERDICTS if one in each] or [one for one in OTHERS if one in each]
+    worst = max(found, key=each.count)
     count = each.count(worst)
     return worst if count == len(each) else f"{worst} {count}/{len(each)}"
 

@@ -7,12 +7,16 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from click.testing import Result
+from rich.console import Console
 
 import gradscope as gs
+from gradscope.cli.tables import demo_table
 from gradscope.runs import Runs, Writer
 
 Call = Callable[..., Result]
@@ -39,12 +43,22 @@ def test_demo_trains_shows_a_table_and_says_what_it_found(call: Call, tmp_path: 
     decays = sorted(run.decay().rate for run in runs.select(activation="sigmoid", depth=8))
     middle = sum(decays) / 2
     assert f"8 {middle:.3f} " in text
-    assert "vanishing" in text
+    assert "vanishing: interval below 1 and more than a factor of 10 in total; " in result.output
     assert (
         f"At depth 8, sigmoid with kaiming initialization multiplies the gradient by {middle:.3f} per layer"
     ) in text
     assert "Over all: vanishing in 1 of 2 cells, exploding in none." in text
     assert f"8 runs in {tmp_path / 'runs'}" in text
+
+
+def test_no_column_of_the_table_is_cut_on_80_columns() -> None:
+    row = {"activation": "leaky_relu", "init": "xavier", "depth": 32, "decay": 0.123, "decay_low": 0.121}
+    row |= {"decay_high": 0.125, "decades": -19.5, "verdict": "vanishing 2/3"}
+    console = Console(width=80, record=True, file=StringIO())
+    console.print(demo_table(pd.DataFrame([row])))
+    lines = [line.split() for line in console.export_text().splitlines()]
+    assert ["activation", "init", "depth", "per", "layer", "95", "%", "in", "all", "verdict"] in lines
+    assert ["leaky_relu", "xavier", "32", "0.123", "0.121–0.125", "10^-19.5", "vanishing", "2/3"] in lines
 
 
 def test_demo_again_goes_on_from_what_is_there(call: Call, tmp_path: Path) -> None:

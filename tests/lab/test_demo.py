@@ -69,7 +69,8 @@ def test_the_conclusion_names_the_worst_and_the_best_cell(runs: Runs) -> None:
 
 
 def test_runs_that_recorded_nothing_are_left_out(tmp_path: Path) -> None:
-    failing = sweep(train, tmp_path, workers=1, progress=False, depth=[2], activation="tanh", init="nought")
+    with pytest.warns(UserWarning, match=r"^1 of 1 runs failed; the first, 'depth=2': "):
+        failing = sweep(train, tmp_path, workers=1, progress=False, depth=[2], activation="tanh", init="nought")
     assert [run.status for run in failing] == ["failed"]
     table = summary(failing)
     assert table.empty

@@ -358,7 +358,8 @@ def test_ctrl_c_does_not_reach_a_worker_that_starts() -> None:
         def submit(self, fn: Any, /, *args: Any) -> Any:
             return blocked()
 
-    assert Processes(Starting()).submit(abs, -1) == {signal.SIGINT}
+    inside: Any = Processes(Starting()).submit(abs, -1)
+    assert inside == {signal.SIGINT}
     assert blocked() == set()
     pool = processes(1)
     try:
