@@ -22,7 +22,7 @@ def demo_table(cells: pd.DataFrame) -> Table:
     """Show the summary of a demonstration, a section for each activation and initialization."""
     from gradscope.lab.demo import power
 
-    title = "The gradient on its way from the last hidden layer to the first, at step 0"
+    title = "The gradient from the last hidden layer to the first, at step 0"
     # It must fit 80 columns: what does not, rich cuts.
     table = Table(title=title, box=SIMPLE_HEAD, show_edge=False, collapse_padding=True, pad_edge=False)
     for name in ("activation", "init"):
