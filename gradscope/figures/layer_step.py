@@ -105,7 +105,7 @@ def _add_cells(figure: go.Figure, frame: HeatmapFrame, spec: MetricSpec, theme: 
         hovertemplate="%{customdata}, depth %{y}<br>step %{x}<br>" + shown + "<extra></extra>",
         hoverongaps=False,
         showscale=bool(np.isfinite(frame.heights).any()),
-        **_colour_range(frame.heights),
+        **_colour_range(frame.heights, spec),
     )
 
 
@@ -113,10 +113,13 @@ def _names(frame: HeatmapFrame) -> NDArray[np.object_]:
     return np.broadcast_to(np.array(frame.names, dtype=object)[:, None], frame.heights.shape)
 
 
-def _colour_range(heights: NDArray[np.float32]) -> dict[str, float]:
-    """Give a constant metric a range, for which plotly would otherwise show a bar without numbers."""
+def _colour_range(heights: NDArray[np.float32], spec: MetricSpec) -> dict[str, float]:
+    """Give a constant metric a range, for which plotly would otherwise show a bar without numbers: its bounds."""
     plain = heights[np.isfinite(heights)]
     if len(plain) and plain.min() == plain.max():
+        low, high = spec.bounds
+        if spec.scale == "linear" and low is not None and high is not None:
+            return {"zmin": low, "zmax": high}
         return {"zmin": float(plain[0]) - 0.5, "zmax": float(plain[0]) + 0.5}
     return {}
 

@@ -2,13 +2,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import plotly.graph_objects as go
 import pytest
 import synthetic_runs
 
 from gradscope import figures
 from gradscope.errors import InvalidValueError, UnknownNameError
-from gradscope.runs import Run, Runs
+from gradscope.runs import Run, Runs, Writer
+from gradscope.spec import LayerSpec, MetricSpec
 
 OVER_METRICS: dict[str, Callable[..., go.Figure]] = {
     "gradient_flow": lambda run, metric, **rest: figures.gradient_flow(run, metric=metric, **rest),
@@ -134,3 +136,14 @@ def test_loss_of_several_runs(plain: Run, spoiled: Run) -> None:
     figure = figures.loss([plain, spoiled])
     assert [trace.name for trace in figure.data] == ["plain", "spoiled"]
     assert figure.layout.yaxis.title.text == "Loss"
+
+
+def test_a_constant_fraction_keeps_the_colours_of_its_bounds(tmp_path: Path) -> None:
+    spec = MetricSpec("saturation", "Saturation", unit="fraction", bounds=(0.0, 1.0))
+    writer = Writer(str(tmp_path / "run"), metrics=[spec])
+    writer.describe([LayerSpec(id=place, layer=str(place), call=1, depth=place + 1) for place in range(3)])
+    for step in range(4):
+        writer.rows(step, np.arange(3, dtype=np.int32), np.zeros((3, 1)), np.ones((3, 1), dtype=np.bool_))
+    writer.close()
+    cells = next(one for one in figures.heatmap(Run(str(tmp_path / "run")), "saturation").data if one.type == "heatmap")
+    assert (cells.zmin, cells.zmax) == (0.0, 1.0)
