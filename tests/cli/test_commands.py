@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from click.testing import Result
+from interrupts import heed_interrupts
 from rich.console import Console
 
 import gradscope as gs
@@ -139,6 +140,7 @@ def test_ctrl_c_ends_with_one_line(tmp_path: Path) -> None:
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=heed_interrupts,
     )
     fifo.read_text()
     os.killpg(process.pid, signal.SIGINT)

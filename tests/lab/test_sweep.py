@@ -15,6 +15,7 @@ from typing import Any
 
 import cloudpickle
 import pytest
+from interrupts import heed_interrupts
 
 import gradscope as gs
 from gradscope.errors import GradscopeError, InvalidTypeError, InvalidValueError, UnknownNameError
@@ -312,7 +313,13 @@ def test_ctrl_c_leaves_every_finished_run_and_starts_no_more(tmp_path: Path, wor
         f"gs.sweep(train, {str(out)!r}, depth=[1, 2, 3, 4, 5, 6], workers={workers}, progress=False)\n",
     )
     os.mkfifo(tmp_path / "fifo")
-    process = subprocess.Popen([sys.executable, path], stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen(
+        [sys.executable, path],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=heed_interrupts,
+    )
     # Opening waits for the first run that blocks; by then a run has finished. The group is signalled, as by a
     # terminal.
     assert (tmp_path / "fifo").read_text().startswith("blocked")
