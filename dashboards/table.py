@@ -96,13 +96,14 @@ def counted(table: list[dict[str, Any]], where: str) -> str:
 
 
 def columns(table: Iterable[dict[str, Any]], state: RunsState) -> list[dict[str, Any]]:
-    """Return the columns: the run and its results first, then every key of the configurations, errors if any."""
+    """Return the columns: the run, its errors if any and its results, then every key of the configurations."""
     listed = list(table)
     keys = list(dict.fromkeys(key for one in listed for key in one if key not in OWN))
     # What differs between the runs comes before what they share; of a run that cannot be read nothing is known.
     known = [one for one in listed if one["status"] != "unreadable"]
     keys.sort(key=lambda key: len({str(one.get(key)) for one in known}) == 1)
     given = [{"field": "given", "headerName": "Name given", "width": 160, "tooltipField": "given"}]
+    errors = [{"field": "error", "headerName": "Error", "width": 320, "tooltipField": "error"}]
     defs = [
         {
             "field": "name",
@@ -115,6 +116,7 @@ def columns(table: Iterable[dict[str, Any]], state: RunsState) -> list[dict[str,
         },
         *(given if any(one.get("given") for one in listed) else []),
         {"field": "status", "headerName": "Status", "cellRenderer": "StatusBadge", "width": 125},
+        *(errors if any(one.get("error") for one in listed) else []),
         _number(
             "decay",
             "Decay per layer (first step)",
@@ -125,8 +127,6 @@ def columns(table: Iterable[dict[str, Any]], state: RunsState) -> list[dict[str,
         _number("final_loss", "Final loss", 115, "last value of the scalar 'loss'"),
         *(_config_column(key, listed) for key in keys),
     ]
-    if any(one.get("error") for one in listed):
-        defs.append({"field": "error", "headerName": "Error", "minWidth": 320, "flex": 2, "tooltipField": "error"})
     order = "desc" if state.descending else "asc"
     return [{**one, "sort": order if one["field"] == state.sort else None} for one in defs]
 
