@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -11,8 +11,6 @@ from plotly.colors import sample_colorscale
 
 from gradscope.errors import InvalidValueError
 from gradscope.figures import wording
-
-Theme = Literal["light", "dark"]
 
 # Passed to every graph. plotly.js offers to upload a figure ("share chart") unless told not to.
 CONFIG: dict[str, Any] = {

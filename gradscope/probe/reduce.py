@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import cast
 
 import numpy as np
 import torch
@@ -41,9 +40,6 @@ class Tape:
     def put(self, *values: Tensor | float) -> int:
         """Note numbers (0-dim or flat tensors are laid out one after the other) and return where they start."""
         start = len(self._host)
-        if type(values[0]) is float:
-            self._host.extend(cast("tuple[float, ...]", values))
-            return start
         for value in values:
             if not isinstance(value, Tensor):
                 self._host.append(float(value))

@@ -2,29 +2,44 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 
 import gradscope as gs
-from gradscope.lab.demo import GRID, SETTINGS, census, conclusion, summary
+from gradscope.cli import demo
+from gradscope.cli.arguments import values
+from gradscope.lab.demo import SETTINGS, census, conclusion, summary
 from gradscope.lab.sweep import sweep
 from gradscope.lab.training import train
 from gradscope.runs import Runs
 
 
+def command() -> dict[str, Any]:
+    """Defaults of ``gradscope demo``."""
+    return {name: one.default for name, one in inspect.signature(demo).parameters.items()}
+
+
+def grid() -> dict[str, list[Any]]:
+    given = command()
+    varied = {name: values(given[name], always_list=True) for name in ("depth", "activation", "init")}
+    return {**varied, "seed": list(range(given["seeds"]))}
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     """The grid of the demonstration at its first step."""
-    settings = {**SETTINGS, "steps": 1, "metrics": [("output_grad_norm",)]}
-    return sweep(train, tmp_path_factory.mktemp("demo"), workers=1, progress=False, **GRID, **settings)
+    settings = {**SETTINGS, "width": command()["width"], "steps": 1, "metrics": [("output_grad_norm",)]}
+    return sweep(train, tmp_path_factory.mktemp("demo"), workers=1, progress=False, **grid(), **settings)
 
 
 def test_it_spans_depths_2_to_32_in_three_seeds_a_cell(runs: Runs) -> None:
     table = runs.table()
-    assert len(table) == math.prod(map(len, GRID.values())) == 162
+    assert len(table) == math.prod(map(len, grid().values())) == 162
     assert (table["depth"].min(), table["depth"].max(), table["seed"].nunique()) == (2, 32, 3)
     assert set(table["status"]) == {"finished"}
 

@@ -10,6 +10,7 @@ import torch
 from odd_models import ZOO, Odd, loss_of
 
 import gradscope as gs
+from gradscope.metrics import Ratio, unregister
 from gradscope.probe import observer, reduce
 
 
@@ -57,3 +58,20 @@ def test_the_device_path_records_the_same(kind: type[Odd], tmp_path: Path, reque
     # Steps 0 and 2; the loss of step 1 travels with step 2, and nothing is left for the end.
     assert [count for count in transfers if count] == [1, 1]
     assert len(near.histograms) == len(far.histograms)
+
+
+def test_a_ratio_of_a_number_and_a_tensor(tmp_path: Path, far_away: list[int]) -> None:
+    @gs.metric(label="Share of one")
+    def share_of_one(output: torch.Tensor) -> Ratio:
+        return Ratio(1.0, output.abs().sum())
+
+    try:
+        model = torch.nn.Linear(6, 2)
+        with gs.watch(model, out=tmp_path / "run", every=1, metrics="share_of_one") as probe:
+            out = model(torch.randn(4, 6))
+            out.sum().backward()
+            probe.step()
+    finally:
+        unregister("share_of_one")
+    assert probe.run.profile("share_of_one")[1] == pytest.approx(1 / float(out.detach().abs().sum()), rel=1e-6)
+    assert [count for count in far_away if count] == [1]
