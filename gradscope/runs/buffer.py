@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from gradscope.errors import InvalidValueError
 from gradscope.runs.format import layer_schema
+from gradscope.runs.given import flags_of, steps_of
 from gradscope.spec import MetricSpec
 
 
@@ -33,19 +34,20 @@ class LayerBuffer:
 
     def add(
         self,
-        step: int,
+        step: int | NDArray[np.int64],
         ids: NDArray[np.int32],
         values: NDArray[np.float64],
         present: NDArray[np.bool_],
-        skipped: bool,
+        skipped: bool | NDArray[np.bool_],
     ) -> None:
-        """Append the rows of one step; shapes (calls,), (calls, metrics), (calls, metrics)."""
+        """Append rows of one step, or of several; see `Writer.rows`."""
         expected = (len(ids), len(self._metrics))
         if values.shape != expected or present.shape != expected:
             raise InvalidValueError(
-                f"values and present must have the shape (calls, metrics) = {expected}, "
+                f"values and present must have the shape (rows, metrics) = {expected}, "
                 f"not {values.shape} and {present.shape}"
             )
+        step, skipped = steps_of(step, len(ids)), flags_of("skipped", skipped, len(ids))
         end = self._size + len(ids)
         if end > len(self._step):
             self._grow(end)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from gradscope.errors import InvalidTypeError, InvalidValueError
 
@@ -28,6 +29,43 @@ def whole(name: str, value: object) -> int:
     if not -(2**63) <= number < 2**63:
         raise InvalidValueError(f"{name} is a whole number of at most 64 bits, not one of {number.bit_length() + 1}")
     return number
+
+
+def steps_of(step: int | NDArray[np.int64], count: int) -> int | NDArray[np.int64]:
+    """Return the step of `count` rows, or the steps of each, checked.
+
+    >>> steps_of(np.array([0, 0, 10]), 3)
+    array([ 0,  0, 10])
+
+    Raises:
+        InvalidTypeError: It is no whole number, or the array is not one of whole numbers.
+        InvalidValueError: There is not one step for each row, or a number takes more than 64 bits.
+    """
+    if not isinstance(step, np.ndarray):
+        return whole("step", step)
+    if step.dtype.kind not in "iu":
+        raise InvalidTypeError(f"step is a whole number for each row, not {step.dtype}")
+    if step.shape != (count,):
+        raise InvalidValueError(f"step must have the shape (rows,) = {(count,)}, not {step.shape}")
+    if step.dtype == np.uint64 and count and int(step.max()) >= 2**63:
+        raise InvalidValueError("step is a whole number of at most 64 bits, not one of 65")
+    return step.astype(np.int64, copy=False)
+
+
+def flags_of(name: str, flags: bool | NDArray[np.bool_], count: int) -> bool | NDArray[np.bool_]:
+    """Return a flag of `count` rows, or the flags of each, checked.
+
+    Raises:
+        InvalidTypeError: It is neither true nor false, or the array does not hold such.
+        InvalidValueError: There is not one flag for each row.
+    """
+    if isinstance(flags, bool | np.bool_):
+        return bool(flags)
+    if not isinstance(flags, np.ndarray) or flags.dtype != np.bool_:
+        raise InvalidTypeError(f"{name} is true or false, or an array of such, not {flags!r}")
+    if flags.shape != (count,):
+        raise InvalidValueError(f"{name} must have the shape (rows,) = {(count,)}, not {flags.shape}")
+    return flags
 
 
 def real(name: str, value: Any) -> float:

@@ -113,27 +113,27 @@ class Writer:
 
     def rows(
         self,
-        step: int,
+        step: int | NDArray[np.int64],
         ids: NDArray[np.int32],
         values: NDArray[np.float64],
         present: NDArray[np.bool_],
         *,
-        skipped: bool = False,
+        skipped: bool | NDArray[np.bool_] = False,
     ) -> None:
-        """Add the rows of a recorded step.
+        """Add the rows of a recorded step, or of several at once; all of them are copied, or none.
 
         Args:
-            step: Number of the step.
-            ids: Ids of the layer calls, shape (calls,).
-            values: Shape (calls, metrics), metrics in the order given at opening; NaN and infinity are kept.
+            step: Number of the step, or an array of one number for each row, shape (rows,), ascending.
+            ids: Ids of the layer calls, shape (rows,).
+            values: Shape (rows, metrics), metrics in the order given at opening; NaN and infinity are kept.
             present: Same shape; False stores null, whatever the value is.
-            skipped: The optimizer did not take this step.
+            skipped: The optimizer did not take this step; or one such flag for each row, shape (rows,).
 
         Raises:
-            InvalidTypeError: The step is no whole number.
+            InvalidTypeError: A step is no whole number, or a flag neither true nor false.
             InvalidValueError: The shapes do not fit.
         """
-        self._buffer.add(whole("step", step), ids, values, present, skipped)
+        self._buffer.add(step, ids, values, present, skipped)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Add scalars of a step, such as the loss.

@@ -209,7 +209,7 @@ def test_rows_of_the_wrong_shape_are_refused(tmp_path: Path, metrics: Any) -> No
     with pytest.raises(InvalidValueError) as error:
         writer.rows(0, np.zeros(3, np.int32), np.zeros((3, 1)), np.ones((3, 1), np.bool_))
     assert str(error.value) == (
-        "values and present must have the shape (calls, metrics) = (3, 2), not (3, 1) and (3, 1)"
+        "values and present must have the shape (rows, metrics) = (3, 2), not (3, 1) and (3, 1)"
     )
 
 
