@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from gradscope.errors import GradscopeError
     from gradscope.lab.sweep import sweep
     from gradscope.metrics import metric
+    from gradscope.preflight import verify
     from gradscope.probe import Probe, watch
     from gradscope.runs import Decay, Run, Runs, load
     from gradscope.spec import Band, LayerSpec, MetricSpec
@@ -36,6 +37,7 @@ _HOME = {
     "load": "gradscope.runs",
     "metric": "gradscope.metrics",
     "sweep": "gradscope.lab.sweep",
+    "verify": "gradscope.preflight",
     "watch": "gradscope.probe",
 }
 _SUBPACKAGES = ("checks", "figures", "lab", "metrics", "runs")
@@ -61,6 +63,7 @@ __all__ = [
     "metrics",
     "runs",
     "sweep",
+    "verify",
     "watch",
 ]
 
