@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -11,6 +11,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import UninitializedParameter
 
 from gradscope.errors import InvalidTypeError, InvalidValueError, unknown_name
+from gradscope.probe.distributed import flattens, wrapper_parts
 
 LayerFilter = str | Iterable[str] | Callable[[str, nn.Module], bool] | None
 KINDS = "Linear, Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d"
@@ -34,8 +35,8 @@ class Layer:
 
     @property
     def kind(self) -> str:
-        """Class name, without the prefix that parametrization adds."""
-        return type(self.module).__name__.removeprefix("Parametrized")
+        """Class name, without the prefixes that parametrization and ``fully_shard`` add."""
+        return type(self.module).__name__.removeprefix("FSDP").removeprefix("Parametrized")
 
     @property
     def weight(self) -> nn.Parameter | None:
@@ -88,8 +89,15 @@ def find_layers(model: nn.Module, layers: LayerFilter = None) -> tuple[Layer, ..
         raise InvalidTypeError(
             "DataParallel copies the model at every step; use DistributedDataParallel, or watch model.module"
         )
+    if any(flattens(module) for module in model.modules()):
+        raise InvalidTypeError(
+            "FullyShardedDataParallel keeps the weights of many layers in one flat parameter; use fully_shard"
+        )
+    wrappers = wrapper_parts(model)
     found: dict[str, nn.Module] = {
-        clean(name): module for name, module in model.named_modules() if isinstance(module, nn.Linear | _ConvNd)
+        clean(name, wrappers): module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | _ConvNd)
     }
     if not found:
         raise InvalidValueError(f"no layers in {type(model).__name__}; watched are: {KINDS}")
@@ -100,14 +108,21 @@ def find_layers(model: nn.Module, layers: LayerFilter = None) -> tuple[Layer, ..
     )
 
 
-def clean(name: str) -> str:
+def clean(name: str, wrappers: Collection[str] = ()) -> str:
     """Drop what wrappers add to a qualified name.
+
+    Args:
+        name: The name.
+        wrappers: Names that a wrapper brings about by a part that could as well be the user's, such as ``module``.
 
     >>> clean("_orig_mod.block.0")
     'block.0'
+    >>> clean("head.module.0", {"head.module"})
+    'head.0'
     """
-    wrappers = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
-    return ".".join(part for part in name.split(".") if part not in wrappers)
+    parts = name.split(".")
+    kept = [part for place, part in enumerate(parts, start=1) if ".".join(parts[:place]) not in wrappers]
+    return ".".join(part for part in kept if part not in ("_orig_mod", "_checkpoint_wrapped_module"))
 
 
 def _choose(found: dict[str, nn.Module], layers: LayerFilter) -> list[str]:
