@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+import weakref
 from typing import Any
 
 import torch
@@ -123,6 +124,46 @@ def copies(parameter: Tensor) -> int:
     for dim, placement in enumerate(_placements(parameter)):
         count *= mesh.size(dim) if placement.is_replicate() else 1
     return count
+
+
+class LocalGradient:
+    """Follows a gradient between accumulations, to tell whether it still is this rank's own.
+
+    ``DistributedDataParallel`` averages a gradient right after a backward pass has accumulated it. What a second
+    backward pass of the same step accumulates on top is neither the local gradient nor the averaged one. Under
+    ``no_sync`` nothing happens in between, and the sum stays local.
+
+    Args:
+        weight: The parameter; not kept alive.
+    """
+
+    # torch warns when a tensor with hooks is pickled, unless they say that they do not want to be.
+    __torch_unserializable__ = True
+
+    def __init__(self, weight: Tensor) -> None:
+        self._weight = weakref.ref(weight)
+        self._left: tuple[int, int] | None = None
+        self._own: bool | None = None
+        self._handle: Any = weight.register_hook(self)  # type: ignore[no-untyped-call]
+
+    def __call__(self, _: Tensor) -> None:
+        """Look at what is there already: called before the gradient of a backward pass is accumulated."""
+        weight = self._weight()
+        there = None if weight is None else weight.grad
+        if self._own is None:
+            self._own = there is None or (there.device.type == "cpu" and not bool(there.any()))
+        elif self._own:
+            self._own = there is not None and (id(there), there._version) == self._left
+
+    def accumulated(self, weight: Tensor) -> bool:
+        """Note what an accumulation left; tell whether all of it is this rank's own."""
+        grad = weight.grad
+        self._left = None if grad is None else (id(grad), grad._version)
+        return bool(self._own)
+
+    def remove(self) -> None:
+        """Look no longer."""
+        self._handle.remove()
 
 
 def why_unseen(module: nn.Module, output: object) -> str | None:

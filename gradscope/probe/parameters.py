@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gradscope.probe.capture import Captured, FaultHandler, Reading, Source, take
+from gradscope.probe.distributed import LocalGradient, is_sharded, local, world_size
 from gradscope.probe.hooks import on_accumulation
 from gradscope.probe.layers import Layer
 from gradscope.probe.plan import Plan, Program
@@ -40,10 +41,14 @@ class ParameterReader:
         if not self._plan.needs("weight_grad_raw"):
             return
         for layer in self._layers:
-            if layer.weight is not None and layer.weight.requires_grad:
-                hook = self._raw_hook(layer, recorder)
+            # What reaches a sharded weight has been averaged already.
+            if layer.weight is not None and layer.weight.requires_grad and not is_sharded(layer.weight):
+                mine = LocalGradient(layer.weight) if world_size() > 1 else None
+                hook = self._raw_hook(layer, recorder, mine)
                 self._raw_hooks.append(hook)
                 self._handles.append(on_accumulation(layer.weight, hook))
+                if mine is not None:
+                    self._handles.append(mine)
 
     def disarm(self) -> None:
         """Remove every hook on a parameter."""
@@ -53,9 +58,12 @@ class ParameterReader:
         self._raw_hooks.clear()
         self._before.clear()
 
-    def _raw_hook(self, layer: Layer, recorder: Recorder) -> Callable[[Tensor], None]:
+    def _raw_hook(self, layer: Layer, recorder: Recorder, mine: LocalGradient | None) -> Callable[[Tensor], None]:
         def hook(weight: Tensor) -> None:
             try:
+                if mine is not None and not mine.accumulated(weight):
+                    recorder.parameters.get(layer.name, {}).pop("raw", None)
+                    return
                 # Micro-batches accumulate into one gradient: the last reading is the whole.
                 source = Captured({"weight_grad_raw": weight.grad}, layer.unit_dim)
                 self._read(recorder, layer, "raw", self._of_raw, source)
@@ -75,24 +83,24 @@ class ParameterReader:
         program = self._plan.program("step", *names)
         for layer, weight, bias in self._parameters_of(optimizer):
             try:
-                tensors: dict[str, Tensor | None] = {"weight": weight, "bias": bias}
+                tensors: dict[str, Tensor | None] = {"weight": local(weight), "bias": local(bias)}
                 if "weight_grad" in names:
-                    tensors["weight_grad"] = None if weight is None else weight.grad
-                    tensors["bias_grad"] = None if bias is None else bias.grad
+                    tensors["weight_grad"] = None if weight is None else local(weight.grad)
+                    tensors["bias_grad"] = None if bias is None else local(bias.grad)
                 self._read(recorder, layer, names[0], program, Captured(tensors, layer.unit_dim))
                 if optimizer is not None and "weight" in names and weight is not None:
-                    self._remember(layer, weight)
+                    self._remember(layer, local(weight))
             except Exception as error:
                 self._fault(layer.name, "parameters", error)
 
     def read_update(self, recorder: Recorder, optimizer: Optimizer) -> None:
         """Read what the optimizer step changed."""
         for layer, weight, _ in self._parameters_of(optimizer):
-            before = self._before.pop(layer, None)
-            if before is None or weight is None:
+            before, mine = self._before.pop(layer, None), local(weight)
+            if before is None or mine is None:
                 continue
             try:
-                self._read(recorder, layer, "update", self._of_update, _Update(weight, before))
+                self._read(recorder, layer, "update", self._of_update, _Update(mine, before))
             except Exception as error:
                 self._fault(layer.name, "weight update", error)
 
@@ -109,8 +117,8 @@ class ParameterReader:
         mine = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
         return [one for one in found if id(one[1]) in mine or id(one[2]) in mine]
 
-    def _remember(self, layer: Layer, weight: Tensor) -> None:
-        if self._of_update:
+    def _remember(self, layer: Layer, weight: Tensor | None) -> None:
+        if self._of_update and weight is not None:
             self._before[layer] = {form: _form(weight, form).clone() for form in self._forms}
 
 
