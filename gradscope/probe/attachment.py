@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 
-from gradscope.probe.hooks import Hook, HookSet, norm_modules, norm_unit_dim
+from gradscope.probe.compiled import called_from_compiled, eager_steps, holds_compiled
+from gradscope.probe.hooks import HookSet, StepHook, is_capturing, norm_modules, norm_unit_dim
 from gradscope.probe.layers import Layer
 from gradscope.probe.recorder import Recorder
 
@@ -16,10 +18,11 @@ Fault = Callable[[str, str, Exception], None]
 
 
 class Attachment:
-    """Forward hooks of one probe; they exist only while a step is recorded.
+    """Forward hooks of one probe; they exist only while a step is recorded, and then compiled code runs eagerly.
 
     Attributes:
         recorder: Where calls go; None between recorded steps.
+        compiled: Whether something compiled was seen to run eagerly for a recorded step.
     """
 
     def __init__(self, model: nn.Module, layers: tuple[Layer, ...], watch_norms: bool, fault: Fault) -> None:
@@ -28,20 +31,27 @@ class Attachment:
         self._layers = layers
         self._watch_norms = watch_norms
         self._fault = fault
+        self.compiled = False
         self._hooks = HookSet()
         self._passes = 0
+        self._looked = False
+        # A probe that is dropped in the middle of a recorded step gives the compiler back.
+        weakref.finalize(self, eager_steps.release, id(self)).atexit = False
 
     def attach(self, recorder: Recorder) -> None:
         """Send the calls of the coming step to a recorder."""
         self.recorder, self._passes = recorder, 0
+        if not self._layers:
+            return
+        eager_steps.hold(id(self))
         if self._hooks:
             return
         for layer in self._layers:
             self._hooks.add(layer.module.register_forward_hook(self._layer_hook(layer), with_kwargs=True))
         for module in norm_modules(self._model) if self._watch_norms else ():
-            self._hooks.add(module.register_forward_hook(Hook(self._on_norm)))
-        self._hooks.add(self._model.register_forward_pre_hook(Hook(self._before_forward)))
-        self._hooks.add(self._model.register_forward_hook(Hook(self._after_forward), always_call=True))
+            self._hooks.add(module.register_forward_hook(StepHook(self._on_norm)))
+        self._hooks.add(self._model.register_forward_pre_hook(StepHook(self._before_forward)))
+        self._hooks.add(self._model.register_forward_hook(StepHook(self._after_forward), always_call=True))
 
     def detach(self) -> None:
         """Remove every hook."""
@@ -50,12 +60,20 @@ class Attachment:
         self.recorder = None
         self._passes = 0
         self._hooks.remove()
+        eager_steps.release(id(self))
 
     def _counts(self) -> bool:
         """A pass without gradient, in eval mode or inside a backward pass (recomputation) never counts."""
-        return torch.is_grad_enabled() and self._model.training and torch._C._current_graph_task_id() == -1
+        return (
+            torch.is_grad_enabled()
+            and self._model.training
+            and torch._C._current_graph_task_id() == -1
+            and not is_capturing()
+        )
 
     def _why_uncounted(self) -> str:
+        if is_capturing():
+            return "called only while a CUDA graph was captured: nothing can be read then, and replays call no hook"
         if torch._C._current_graph_task_id() != -1:
             return "called only inside a backward pass: the recomputation of a checkpoint is no call"
         if not torch.is_grad_enabled():
@@ -68,6 +86,11 @@ class Attachment:
             # A model that calls itself is still in its first pass.
             if self._passes == 1:
                 self.recorder.begin_pass()
+                self._look_for_compiled()
+
+    def _look_for_compiled(self) -> None:
+        self.compiled = self.compiled or called_from_compiled() or (not self._looked and holds_compiled(self._model))
+        self._looked = True
 
     def _after_forward(self, _module: nn.Module, _args: Any, output: Any) -> None:
         if self.recorder is None or self._passes == 0:
@@ -79,7 +102,7 @@ class Attachment:
             except Exception as error:
                 self._fault("all layers", "end of the forward pass", error)
 
-    def _layer_hook(self, layer: Layer) -> Hook:
+    def _layer_hook(self, layer: Layer) -> StepHook:
         def hook(_module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
             if self.recorder is None:
                 return
@@ -91,7 +114,7 @@ class Attachment:
             except Exception as error:
                 self._fault(layer.name, "forward hook", error)
 
-        return Hook(hook)
+        return StepHook(hook)
 
     def _on_norm(self, module: nn.Module, _args: Any, output: Any) -> None:
         if self.recorder is not None and self._counts():

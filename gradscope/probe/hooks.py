@@ -8,7 +8,10 @@ from contextlib import nullcontext
 from types import MethodType
 from typing import Any
 
+import torch
 from torch import nn
+
+from gradscope.probe.compiled import outside_compiled
 
 CHANNEL_NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LocalResponseNorm)
 NORM_MODULES = (*CHANNEL_NORMS, nn.LayerNorm, nn.RMSNorm)
@@ -38,24 +41,50 @@ class Hook:
         return getattr, (_NOTHING, "__exit__")
 
 
+class StepHook(Hook):
+    """A hook that exists only while a step is recorded; traced into compiled code it does nothing, and breaks no graph.
+
+    That happens where the compiler was loaded after the step began, or where the user's stance replaced ours.
+    """
+
+    __slots__ = ()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call what the hook is bound to, unless a compiler is tracing."""
+        return None if torch.compiler.is_compiling() else Hook.__call__(self, *args, **kwargs)
+
+
 def on_gradient(tensor: Any, hook: Callable[..., None]) -> Any:
     """Call a hook with the gradient of a tensor; torch leaves ``register_hook`` untyped."""
     return tensor.register_hook(hook)
 
 
-def on_accumulation(parameter: Any, call: Callable[..., None]) -> Any:
+def on_accumulation(parameter: Any, call: Callable[..., None], *, lasting: bool = False) -> Any:
     """Call something when a gradient has been added to ``parameter.grad``, as long as somebody else keeps it alive.
 
     The collector cannot see through a parameter's hooks: a strong reference would keep the model for ever.
+    While a CUDA graph is being captured there is no gradient yet, only memory that replays will fill.
+
+    Args:
+        parameter: The parameter.
+        call: Called with it.
+        lasting: For longer than a recorded step: the hook then keeps the compiler out.
     """
     alive = weakref.WeakMethod(call) if isinstance(call, MethodType) else weakref.ref(call)
 
     def forward(grad_owner: Any) -> None:
         found = alive()
-        if found is not None:
+        if found is not None and not is_capturing():
             found(grad_owner)
 
-    return parameter.register_post_accumulate_grad_hook(Hook(forward))
+    hook = outside_compiled(Hook(forward)) if lasting else StepHook(forward)
+    return parameter.register_post_accumulate_grad_hook(hook)
+
+
+def is_capturing() -> bool:
+    """Tell whether a CUDA graph is being captured: nothing runs then, and nothing may be read."""
+    started: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    return started and torch.cuda.is_current_stream_capturing()
 
 
 class HookSet:

@@ -14,8 +14,9 @@ from torch.optim import Optimizer
 
 from gradscope.errors import InvalidTypeError, InvalidValueError
 from gradscope.probe.attachment import Attachment
+from gradscope.probe.compiled import outside_compiled
 from gradscope.probe.coverage import coverage_frame
-from gradscope.probe.hooks import Hook, HookSet, on_accumulation
+from gradscope.probe.hooks import Hook, HookSet, is_capturing, on_accumulation
 from gradscope.probe.layers import Layer, plain
 from gradscope.probe.parameters import GRADIENTS, VALUES, ParameterReader
 from gradscope.probe.plan import Plan
@@ -167,11 +168,11 @@ class Probe:
 
     def _attach_lasting(self) -> None:
         for optimizer in self._optimizers:
-            self._lasting.add(optimizer.register_step_pre_hook(Hook(self._before_optimizer)))
-            self._lasting.add(optimizer.register_step_post_hook(Hook(self._after_optimizer)))
+            self._lasting.add(optimizer.register_step_pre_hook(outside_compiled(Hook(self._before_optimizer))))
+            self._lasting.add(optimizer.register_step_post_hook(outside_compiled(Hook(self._after_optimizer))))
         # log() asks whether there was a backward pass; a flag on some parameters tells, wherever the loss reaches.
         for parameter in _spread(self._model, FLAGS):
-            self._lasting.add(on_accumulation(parameter, self._note_backward))
+            self._lasting.add(on_accumulation(parameter, self._note_backward, lasting=True))
 
     def _note_backward(self, _: Tensor) -> None:
         self._saw_backward = True
@@ -183,7 +184,7 @@ class Probe:
 
     def _before_optimizer(self, optimizer: Optimizer, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
         recorder = self._recorder
-        if recorder is None:
+        if recorder is None or is_capturing():
             return None
         start = time.perf_counter()
         self._evaluates = _has_closure(args, kwargs)
@@ -193,6 +194,8 @@ class Probe:
         return _restarting(recorder, args, kwargs) if self._evaluates else None
 
     def _after_optimizer(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if is_capturing():
+            return  # nothing is changed by a step that is only captured
         if self._recorder is not None:
             start = time.perf_counter()
             if self._evaluates:
