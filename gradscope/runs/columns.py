@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,23 @@ from gradscope.spec import LayerSpec
 
 
 @dataclass(frozen=True)
+class Keys:
+    """Which rows of a table belong to a rank, by step and then depth, and what they belong to.
+
+    Attributes:
+        rows: Places of the rows in the table, or all of them as a slice.
+        step: Their steps.
+        depth: Their depths.
+        count: Number of rows of the whole table.
+    """
+
+    rows: Any
+    step: NDArray[np.int64]
+    depth: NDArray[np.int32]
+    count: int
+
+
+@dataclass(frozen=True)
 class Column:
     """The recorded values of a metric by step, then depth: absent ones left out, NaN and infinity kept."""
 
@@ -25,17 +43,30 @@ class Column:
     depth: NDArray[np.int32]
     value: NDArray[np.float64]
 
-    @property
+    @cached_property
     def steps(self) -> NDArray[np.int64]:
         """Steps with any value, ascending."""
-        return np.unique(self.step)
+        return self.step[self._starts]
+
+    @cached_property
+    def _starts(self) -> NDArray[np.intp]:
+        """Place of the first value of each step."""
+        new = np.ones(len(self.step), np.bool_)
+        np.not_equal(self.step[1:], self.step[:-1], out=new[1:])
+        return np.flatnonzero(new)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the arrays."""
+        return self.step.nbytes + self.depth.nbytes + self.value.nbytes
 
     def rows(self, layers: Mapping[int, LayerSpec]) -> pd.DataFrame:
         """Return the tidy view: step, depth, layer, metric, value. `layers` is keyed by depth."""
         names = sorted({one.layer for one in layers.values()})
+        places = {name: place for place, name in enumerate(names)}
         codes = np.full(max(layers, default=0) + 1, -1, np.int32)
         for depth, layer in layers.items():
-            codes[depth] = names.index(layer.layer)
+            codes[depth] = places[layer.layer]
         of_metric = np.zeros(len(self.step), np.int8)
         return pd.DataFrame(
             {
@@ -47,15 +78,28 @@ class Column:
             }
         )
 
+    def depths(self) -> NDArray[np.int64]:
+        """Return the depths with any value, ascending."""
+        return np.flatnonzero(np.bincount(self.depth, minlength=1)).astype(np.int64)
+
+    def places(self, depths: NDArray[np.int64]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Return for each value the place of its step among `steps`, and of its depth among `depths`."""
+        counts = np.diff(np.append(self._starts, len(self.step)))
+        place = np.zeros(int(depths.max(initial=0)) + 1, np.intp)
+        place[depths] = np.arange(len(depths))
+        return np.repeat(np.arange(len(counts)), counts), place[self.depth]
+
     def frame(self) -> pd.DataFrame:
         """Return one row per step and one column per depth; NaN where absent."""
-        steps, row = np.unique(self.step, return_inverse=True)
-        depths, place = np.unique(self.depth, return_inverse=True)
-        grid = np.full((len(steps), len(depths)), np.nan)
-        grid[row, place] = self.value
-        return pd.DataFrame(
-            grid, index=pd.Index(steps, name="step"), columns=pd.Index(depths.astype(np.int64), name="depth")
-        )
+        depths = self.depths()
+        grid = np.full((len(self.steps), len(depths)), np.nan)
+        grid[self.places(depths)] = self.value
+        return pd.DataFrame(grid, index=pd.Index(self.steps, name="step"), columns=pd.Index(depths, name="depth"))
+
+    def between(self, first: int, last: int) -> Column:
+        """Return the values of the steps from `first` to `last`, without copying them."""
+        low, high = np.searchsorted(self.step, first, "left"), np.searchsorted(self.step, last, "right")
+        return Column(self.metric, self.step[low:high], self.depth[low:high], self.value[low:high])
 
     def profile(self, step: int | None) -> pd.Series[float]:
         """Return the values of one step over depth (None: the first); see `Run.profile`."""
@@ -64,41 +108,50 @@ class Column:
             raise InvalidValueError(f"no value of {self.metric!r} has been recorded")
         if wanted is None:
             wanted = int(self.step[0])
-        first, last = np.searchsorted(self.step, [wanted, wanted + 1])
-        if first == last:
-            raise InvalidValueError(_unrecorded(self, wanted, int(first)))
-        index = pd.Index(self.depth[first:last].astype(np.int64), name="depth")
-        return pd.Series(self.value[first:last].copy(), index=index, name=self.metric)
+        found = self.between(wanted, wanted)
+        if not len(found.step):
+            raise InvalidValueError(self._unrecorded(wanted))
+        index = pd.Index(found.depth.astype(np.int64), name="depth")
+        return pd.Series(found.value.copy(), index=index, name=self.metric)
+
+    def _unrecorded(self, step: int) -> str:
+        after = int(np.searchsorted(self.step, step))
+        near = [str(int(self.step[place])) for place in (after - 1, after) if 0 <= place < len(self.step)]
+        return f"step {step} of {self.metric!r} is not recorded; the nearest recorded: {' and '.join(near)}"
 
 
-def column(metric: str, table: Mapping[str, pa.ChunkedArray], layers: Mapping[int, LayerSpec], rank: int) -> Column:
-    """Build a Column from the Arrow columns step, rank, id and the metric; `layers` is keyed by id.
+def keys(table: Mapping[str, pa.ChunkedArray], layers: Mapping[int, LayerSpec], rank: int) -> Keys:
+    """Read the Arrow columns step, rank and id; `layers` is keyed by id.
 
     Rows of an id that the description does not hold yet are left out.
     """
-    value = table[metric]
-    keep = np.asarray(value.is_valid()) & (np.asarray(table["rank"]) == rank)
     depths = np.zeros(max(layers, default=-1) + 2, np.int32)
     for one in layers.values():
         depths[one.id] = one.depth
-    ids = np.minimum(np.asarray(table["id"]), len(depths) - 1)
-    depth = depths[ids]
-    keep &= depth > 0
-    step = np.asarray(table["step"])[keep]
-    depth = depth[keep]
-    values = np.asarray(value.cast(pa.float64()).fill_null(0.0))[keep]
+    depth = depths[np.minimum(np.asarray(table["id"]), len(depths) - 1)]
+    step = np.asarray(table["step"])
+    keep = (np.asarray(table["rank"]) == rank) & (depth > 0)
+    rows: Any = slice(None)
+    if not keep.all():
+        rows = np.flatnonzero(keep)
+        step, depth = step[rows], depth[rows]
     order = _order(step, depth)
-    return Column(metric, step[order], depth[order], values[order])
+    if not isinstance(order, slice):
+        rows = order if isinstance(rows, slice) else rows[order]
+    return Keys(rows, step[order], depth[order], len(keep))
+
+
+def column(metric: str, value: pa.ChunkedArray, keys: Keys) -> Column:
+    """Build a Column from the Arrow column of a metric, for the rows of a rank."""
+    present = np.ones(len(value), np.bool_) if not value.null_count else np.asarray(value.is_valid())
+    floats = np.asarray(value.cast(pa.float64()).fill_null(0.0))[keys.rows]
+    kept = present[keys.rows]
+    if kept.all():
+        return Column(metric, keys.step, keys.depth, floats)
+    return Column(metric, keys.step[kept], keys.depth[kept], floats[kept])
 
 
 def _order(step: NDArray[np.int64], depth: NDArray[np.int32]) -> Any:
     """Return what sorts rows by step and then depth: mostly they are sorted as they come."""
     ascending = (step[1:] > step[:-1]) | ((step[1:] == step[:-1]) & (depth[1:] >= depth[:-1]))
     return slice(None) if bool(ascending.all()) else np.lexsort((depth, step))
-
-
-def _unrecorded(column: Column, step: int, place: int) -> str:
-    below = [int(column.step[place - 1])] if place else []
-    above = [int(column.step[place])] if place < len(column.step) else []
-    near = " and ".join(str(one) for one in below + above)
-    return f"step {step} of {column.metric!r} is not recorded; the nearest recorded: {near}"

@@ -6,30 +6,28 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from gradscope.errors import InvalidValueError, unknown_name
 from gradscope.runs import decay, ledger
-from gradscope.runs.columns import Column, column
+from gradscope.runs.columns import Column
 from gradscope.runs.description import Description, parse_description, read_bytes, read_raw
 from gradscope.runs.format import DESCRIPTION, TABLES, schema_of
 from gradscope.runs.graph import trunk
+from gradscope.runs.layer_rows import LayerRows
 from gradscope.runs.store import Store
 from gradscope.runs.tables import TableReader
 from gradscope.spec import LayerSpec, MetricSpec
-
-REMEMBERED = 8
-"""Metrics whose sorted values a run keeps at hand between refreshes."""
 
 
 class Run:
     """A run on disk: what it was, and its rows as tables.
 
-    Columns are read when asked for, only those asked for, and once. What a live run has gained since shows
-    after `refresh`. Where several ranks recorded, rank 0 is shown unless `rank=` says otherwise.
+    Columns are read when asked for, only those asked for, and once; of a single step, only the row groups it lies in.
+    What a live run has gained since shows after `refresh`. Where several ranks recorded, rank 0 is shown unless
+    `rank=` says otherwise.
 
     Attributes:
         path: Folder of the run, as given.
@@ -42,7 +40,7 @@ class Run:
         self._tables = {
             name: TableReader(self._store, name, schema_of(name, self._description.metrics)) for name in TABLES
         }
-        self._columns: dict[tuple[str, int], Column] = {}
+        self._rows = LayerRows(self._tables["layers"], self._description.layers)
         self._seen = _gist(self._description)
 
     def __repr__(self) -> str:
@@ -105,11 +103,25 @@ class Run:
 
     def steps(self, metric: str | None = None, *, rank: int = 0) -> list[int]:
         """Return the recorded steps, or those on which a metric has any value."""
-        if metric is not None:
-            return [int(step) for step in self._column(metric, rank).steps]
-        table = self._tables["layers"].columns(["step", "rank"])
-        step = np.asarray(table["step"])[np.asarray(table["rank"]) == rank]
-        return [int(one) for one in np.unique(step)]
+        steps: list[int] = (self._rows.steps(rank) if metric is None else self.column(metric, rank=rank).steps).tolist()
+        return steps
+
+    def skipped(self, *, rank: int = 0) -> list[int]:
+        """Return the recorded steps that the optimizer did not take, as a gradient scaler skips those that overflow."""
+        steps: list[int] = self._rows.skipped(rank).tolist()
+        return steps
+
+    def column(self, metric: str, *, rank: int = 0) -> Column:
+        """Return a metric as flat arrays `step`, `depth`, `value`, by step and then depth: what figures read.
+
+        Absent values have no place; NaN and infinity were recorded as such. The arrays are shared: do not write to
+        them.
+
+        Raises:
+            UnknownNameError: The run has no such metric.
+        """
+        self._check(metric)
+        return self._rows.whole(metric, rank)
 
     def rows(self, metric: str, *, rank: int = 0) -> pd.DataFrame:
         """Return the tidy view of a metric: step, depth, layer, metric, value.
@@ -119,11 +131,11 @@ class Run:
         Raises:
             UnknownNameError: The run has no such metric.
         """
-        return self._column(metric, rank).rows({one.depth: one for one in self.specs})
+        return self.column(metric, rank=rank).rows({one.depth: one for one in self.specs})
 
     def frame(self, metric: str, *, rank: int = 0) -> pd.DataFrame:
         """Return a metric as a table: index `step`, a column per `depth` with any value, NaN where absent."""
-        return self._column(metric, rank).frame()
+        return self.column(metric, rank=rank).frame()
 
     def profile(self, metric: str, step: int | None = None, *, rank: int = 0) -> pd.Series[float]:
         """Return a metric over depth at one step; None is the first step at which it was recorded.
@@ -135,7 +147,8 @@ class Run:
             InvalidTypeError: The step is no whole number.
             InvalidValueError: The step is not recorded; the message names its neighbours.
         """
-        return self._column(metric, rank).profile(step)
+        self._check(metric)
+        return self._rows.at([metric], step, rank)[metric].profile(None)
 
     def ledger(self, step: int | None = None, *, rank: int = 0) -> pd.DataFrame:
         """Split the gradient's way from head to first layer into factors; see `gradscope.runs.ledger`.
@@ -150,14 +163,8 @@ class Run:
             UnknownNameError: The run did not record the metrics that the ledger is built from; they are named.
             InvalidValueError: The step has no output gradient; the message names its neighbours.
         """
-        names = ledger.needed(self.metrics)
-        outputs = self._column(ledger.OUTPUT, rank)
-        profiles = {ledger.OUTPUT: outputs.profile(step)}
-        at = int(outputs.steps[0]) if step is None else step
-        for name in names[1:]:
-            column = self._column(name, rank)
-            if at in column.steps:
-                profiles[name] = column.profile(at)
+        found = self._rows.at(ledger.needed(self.metrics), step, rank)
+        profiles = {name: one.profile(None) for name, one in found.items() if len(one.step)}
         return ledger.ledger(self.trunk, profiles)
 
     def decay(self, step: int | None = None, head: bool = False, *, rank: int = 0) -> decay.Decay:
@@ -240,19 +247,12 @@ class Run:
         before, self._seen = self._seen, _gist(self._description)
         new = any(grown) or self._seen != before
         if new:
-            self._columns.clear()
+            self._rows.renew(self._description.layers)
         return new
 
-    def _column(self, metric: str, rank: int) -> Column:
+    def _check(self, metric: str) -> None:
         if metric not in self.metrics:
             raise unknown_name("metric", metric, self.metrics)
-        if (metric, rank) not in self._columns:
-            table = self._tables["layers"].columns(["step", "rank", "id", metric])
-            while len(self._columns) >= REMEMBERED:
-                self._columns.pop(next(iter(self._columns)))
-            layers = {one.id: one for one in self._description.layers}
-            self._columns[metric, rank] = column(metric, table, layers, rank)
-        return self._columns[metric, rank]
 
     def _small(self, table: str) -> pd.DataFrame:
         columns = self._tables[table].columns(schema_of(table).names)

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
 from gradscope.errors import RunFormatError
 from gradscope.runs.format import Part, parse_part, visible
+from gradscope.runs.spans import Span, spans_of
 from gradscope.runs.store import Store
 
 ATTEMPTS = 20
 """How often a listing is repeated when its parts are compacted away before they are read."""
+REMEMBERED = 2**29
+"""Bytes of columns that are kept, those read last; columns that are asked for together are kept in any case."""
+T = TypeVar("T")
 
 
 class TableReader:
@@ -28,6 +32,7 @@ class TableReader:
         self._table = table
         self._schema = schema
         self._read: dict[str, dict[Part, pa.ChunkedArray]] = {}
+        self._spans: dict[Part, list[Span]] = {}
         self._parts = self._list()
 
     def refresh(self) -> bool:
@@ -42,14 +47,68 @@ class TableReader:
         Raises:
             RunFormatError: A part cannot be read or lacks a column; the message names the file.
         """
+        return self._insisting(lambda: self._columns(names))
+
+    def spans(self) -> list[Span]:
+        """Return the row groups of the last listing; footers are read once.
+
+        Raises:
+            RunFormatError: A part cannot be read; the message names the file.
+        """
+        return self._insisting(self._all_spans)
+
+    def window(self, names: Sequence[str], wanted: Callable[[Span], bool]) -> dict[str, pa.ChunkedArray]:
+        """Return columns of equal length, of the wanted row groups alone; nothing of them is remembered.
+
+        Raises:
+            RunFormatError: A part cannot be read or lacks a column; the message names the file.
+        """
+        return self._insisting(lambda: self._window(names, wanted))
+
+    def _insisting(self, read: Callable[[], T]) -> T:
+        """Read; where parts have been merged by their writer since they were listed, list and read again."""
         for _ in range(ATTEMPTS):
             try:
-                for part in self._parts:
-                    self._ensure(part, names)
-                return {name: self._joined(name, self._parts) for name in names}
-            except FileNotFoundError:  # merged by its writer since it was listed
+                return read()
+            except FileNotFoundError:
                 self._parts = self._list()
         raise RunFormatError(f"{self._store.shown(self._table)}: parts vanish faster than they can be read")
+
+    def _columns(self, names: Sequence[str]) -> dict[str, pa.ChunkedArray]:
+        for part in self._parts:
+            self._ensure(part, names)
+        joined = {name: self._joined(name, self._parts) for name in names}
+        self._forget(names)
+        return joined
+
+    def _forget(self, names: Sequence[str]) -> None:
+        """Let go of the columns read longest ago, where there are too many bytes of them."""
+        for name in names:
+            if name in self._read:
+                self._read[name] = self._read.pop(name)  # to the end
+        sizes = {name: sum(one.nbytes for one in chunks.values()) for name, chunks in self._read.items()}
+        for name in [name for name in self._read if name not in names]:
+            if sum(sizes.values()) <= REMEMBERED:
+                return
+            del self._read[name], sizes[name]
+
+    def _all_spans(self) -> list[Span]:
+        found = {part: self._spans.get(part) or self._footer(part) for part in self._parts}
+        self._spans = found
+        return [span for spans in found.values() for span in spans]
+
+    def _footer(self, part: Part) -> list[Span]:
+        return self._opened(part, lambda file: spans_of(part, file.metadata))
+
+    def _window(self, names: Sequence[str], wanted: Callable[[Span], bool]) -> dict[str, pa.ChunkedArray]:
+        groups: dict[Part, list[int]] = {}
+        for span in self._all_spans():
+            if wanted(span):
+                groups.setdefault(span.part, []).append(span.group)
+        tables = [self._load(part, list(names), some) for part, some in groups.items()]
+        types = {name: self._schema.field(name).type for name in names}
+        chunks = {name: [chunk for table in tables for chunk in table.column(name).chunks] for name in names}
+        return {name: pa.chunked_array(chunks[name], type=types[name]) for name in names}
 
     def _list(self) -> list[Part]:
         parts: list[Part] = []
@@ -81,19 +140,26 @@ class TableReader:
             read[part] = pa.chunked_array([pa.concat_arrays(chunks)])
         return whole
 
-    def _load(self, part: Part, names: list[str]) -> Any:
+    def _load(self, part: Part, names: list[str], groups: list[int] | None = None) -> Any:
         where = f"{self._table}/{part.filename}"
-        try:
-            with self._store.parquet(where) as file:
-                table = file.read(columns=names)
-        except FileNotFoundError:
-            raise
-        except (pa.ArrowException, OSError) as error:
-            raise RunFormatError(f"{self._store.shown(where)} is not a readable part: {error}") from None
+        if groups is None:
+            table = self._opened(part, lambda file: file.read(columns=names))
+        else:
+            table = self._opened(part, lambda file: file.read_row_groups(groups, columns=names))
         absent = [name for name in names if name not in table.column_names]
         if absent:
             raise RunFormatError(f"{self._store.shown(where)} has no column {absent[0]!r}")
         return table
+
+    def _opened(self, part: Part, read: Callable[[Any], T]) -> T:
+        where = f"{self._table}/{part.filename}"
+        try:
+            with self._store.parquet(where) as file:
+                return read(file)
+        except FileNotFoundError:
+            raise
+        except (pa.ArrowException, OSError) as error:
+            raise RunFormatError(f"{self._store.shown(where)} is not a readable part: {error}") from None
 
     def _joined(self, name: str, parts: Sequence[Part]) -> pa.ChunkedArray:
         chunks = [chunk for part in parts for chunk in self._read[name][part].chunks]

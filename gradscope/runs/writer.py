@@ -23,6 +23,7 @@ from gradscope.runs.format import DESCRIPTION, TABLES, schema_of
 from gradscope.runs.given import arrow_rows, clean_row, real, warn_always, whole
 from gradscope.runs.parts import PartWriter, remove_covered
 from gradscope.runs.process import Process
+from gradscope.runs.spans import EVERYTHING
 from gradscope.runs.store import Store
 from gradscope.runs.tables import TableReader
 from gradscope.spec import LayerSpec, MetricSpec
@@ -293,5 +294,8 @@ def _same_metrics(stored: Description, given: Description, path: str) -> None:
 
 
 def _last_step(store: Store, metrics: Sequence[MetricSpec]) -> int:
-    steps = TableReader(store, "layers", schema_of("layers", metrics)).columns(["step"])["step"]
-    return max((int(chunk.to_numpy().max()) for chunk in steps.chunks if len(chunk)), default=-1)
+    reader = TableReader(store, "layers", schema_of("layers", metrics))
+    spans = reader.spans()
+    if any(span.steps == EVERYTHING for span in spans):
+        return max((int(chunk.to_numpy().max()) for chunk in reader.columns(["step"])["step"].chunks), default=-1)
+    return max((span.steps[1] for span in spans), default=-1)
