@@ -101,7 +101,11 @@ class Report:
         for one in self.differences:
             differing[one.what] = differing.get(one.what, 0) + 1
         return [
-            (what, str(self.checked.get(what, 0)), f"{count} differ" if count else "identical")
+            (
+                what,
+                str(self.checked.get(what, 0)),
+                f"{count} differ{'s' if count == 1 else ''}" if count else "identical",
+            )
             for what, count in differing.items()
         ]
 
@@ -111,4 +115,12 @@ def _count(number: int, what: str) -> str:
 
 
 def _often(every: int) -> str:
-    return "at every step" if every == 1 else f"at every {every}th step"
+    """How often a step is recorded.
+
+    >>> [_often(every) for every in (1, 2, 10, 12, 23)]
+    ['at every step', 'at every 2nd step', 'at every 10th step', 'at every 12th step', 'at every 23rd step']
+    """
+    if every == 1:
+        return "at every step"
+    ending = {1: "st", 2: "nd", 3: "rd"}.get(every % 10, "th") if every // 10 % 10 != 1 else "th"
+    return f"at every {every}{ending} step"

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from gradscope.errors import GradscopeError
 from gradscope.preflight.comparison import Difference, compare
 from gradscope.preflight.copies import Trained
 from gradscope.preflight.observation import after_backward, after_close, after_step
@@ -46,22 +45,22 @@ def side_by_side(first: Trained, second: Trained, steps: int, watcher: Watcher |
     """Train two copies from the same world, the first one watched, and compare them bit for bit.
 
     Raises:
-        Exception: whatever the training itself raises, without anyone watching.
+        Exception: whatever the training itself raises, without anyone watching, and what ``watch`` refuses.
     """
     found = Comparison()
     start = World.now()
     sides = (_moments(first, steps, watcher), _moments(second, steps, None))
     with closing(sides[0]), closing(sides[1]):
-        worlds = [start, start]
+        # The first moment comes before the first step: what is raised there is a refusal to watch.
+        _, world = _advance(sides[1], start)
+        _, watched_world = _advance(sides[0], start)
         while True:
-            bare, worlds[1] = _advance(sides[1], worlds[1])
+            bare, world = _advance(sides[1], world)
             try:
-                watched, worlds[0] = _advance(sides[0], worlds[0])
-            except GradscopeError:
-                raise
+                watched, watched_world = _advance(sides[0], watched_world)
             except Exception as error:
-                watched = None
                 found.differences["errors", "the watched training"] = _raised(error, bare)
+                return found
             if watched is None or bare is None:
                 return found
             _compare(watched, bare, found)
@@ -96,6 +95,7 @@ def _compare(first: Moment, second: Moment, found: Comparison) -> None:
 
 def _moments(trained: Trained, steps: int, watcher: Watcher | None) -> Generator[Moment]:
     with watcher(trained) if watcher else nullcontext() as probe:
+        yield Moment(0, [])
         for step in range(steps):
             yield from _closure_step(trained, step) if _evaluates(trained) else _plain_step(trained, step, probe)
             yield Moment(step, list(after_step(trained)))

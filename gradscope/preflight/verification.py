@@ -78,7 +78,7 @@ def verify(
         raise InvalidValueError(f"steps is at least 1, not {steps}")
     wanted = metrics if isinstance(metrics, str) else list(metrics)
     chosen = tuple(one.name for one in select(wanted))
-    make = partial(copy_training, model, optimizer, loss_fn or default_loss, (batch[0], batch[1]))
+    make = partial(copy_training, model, optimizer, default_loss if loss_fn is None else loss_fn, (batch[0], batch[1]))
     before = World.now()
     try:
         with tempfile.TemporaryDirectory(prefix="gradscope-") as folder:

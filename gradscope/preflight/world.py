@@ -101,7 +101,7 @@ class World:
         """Everything to compare: what, where, value."""
         devices = ["cpu", *(f"cuda:{place}" for place in range(len(self.torch) - 1))]
         for device, state in zip(devices, self.torch, strict=True):
-            yield "random states", f"torch ({device})", state
+            yield "random states", f"torch ({device})", state.numpy().tobytes()
         yield "random states", "numpy", self.numpy
         yield "random states", "python", self.python
         for name, setting in self.settings.items():

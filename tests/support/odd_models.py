@@ -266,7 +266,7 @@ def loss_of(output: Any) -> Tensor:
     """A loss that no unit escapes."""
     if isinstance(output, dict):
         output = output["logits"][0]
-    weights = torch.linspace(-1, 1, output.numel(), dtype=output.dtype).reshape(output.shape)
+    weights = torch.linspace(-1, 1, output.numel(), dtype=output.dtype, device=output.device).reshape(output.shape)
     return (output * weights).sum() + output.square().mean()
 
 
