@@ -53,7 +53,7 @@ def test_the_python_runs_from_top_to_bottom(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     code = blocks("python")
-    assert len(code) == 5
+    assert len(code) == 6
     try:
         for number, block in enumerate(code, start=1):
             exec(compile(block, f"README.md, snippet {number}", "exec"), reader)
@@ -64,7 +64,9 @@ def test_the_python_runs_from_top_to_bottom(
     assert (reader["run"].coverage["expected"] == reader["run"].coverage["fired"]).all()
     assert {run.status for run in reader["runs"]} == {"finished"}
     assert (len(reader["runs"]), len(reader["layers"]), len(reader["losses"])) == (12, 3 * 7, 21)
-    assert "Diagnosis of run 'tanh-50'" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert printed.startswith("Watching changes nothing: 3 steps of Sequential, recorded at every step with ")
+    assert "Diagnosis of run 'tanh-50'" in printed
     assert {path.name for path in tmp_path.iterdir()} == {"runs", "flow.html", "map.html"}
 
 
