@@ -23,7 +23,7 @@ def loaded(code: str) -> set[str]:
         ("import gradscope as gs; gs.load, gs.Run, gs.diagnose, gs.MetricSpec", {"torch", "dash"}),
         ("import gradscope as gs; gs.figures.gradient_flow", {"torch", "dash"}),
         ("import gradscope.dashboards", {"torch"}),
-        ("import gradscope as gs; gs.watch, gs.metric", {"plotly", "dash"}),
+        ("import gradscope as gs; gs.watch, gs.metric, gs.verify", {"plotly", "dash"}),
     ],
 )
 def test_what_an_import_leaves_alone(code: str, never: set[str]) -> None:

@@ -65,7 +65,7 @@ def test_the_python_runs_from_top_to_bottom(
     assert {run.status for run in reader["runs"]} == {"finished"}
     assert (len(reader["runs"]), len(reader["layers"]), len(reader["losses"])) == (12, 3 * 7, 21)
     printed = capsys.readouterr().out
-    assert printed.startswith("Watching changes nothing: 3 steps of Sequential, recorded at every step with ")
+    assert "Watching changes nothing: 3 steps of Sequential, recorded at every step with " in printed
     assert "Diagnosis of run 'tanh-50'" in printed
     assert {path.name for path in tmp_path.iterdir()} == {"runs", "flow.html", "map.html"}
 
