@@ -14,7 +14,7 @@ import numpy as np
 
 from gradscope.errors import InvalidValueError, RunFormatError
 from gradscope.runs.fields import check
-from gradscope.runs.format import DESCRIPTION, FORMAT_VERSION
+from gradscope.runs.format import DESCRIPTION, FORMAT_VERSION, described_rank
 from gradscope.runs.process import Process
 from gradscope.runs.store import Store
 from gradscope.spec import LayerSpec, MetricSpec, known_fields
@@ -63,28 +63,44 @@ class Description:
         return "running" if alive else "interrupted"
 
 
-def read_description(store: Store) -> Description:
-    """Read run.json of a run's folder.
+def read_description(store: Store, name: str = DESCRIPTION) -> Description:
+    """Read run.json of a run's folder, or the file of another rank.
 
     Raises:
         RunFormatError: It is missing, no JSON, not of gradscope, of a later format, or a field has a wrong type; names
             the file and the field.
     """
-    return read_raw(store)[1]
+    return read_raw(store, name)[1]
 
 
-def read_raw(store: Store) -> tuple[bytes, Description]:
+def read_raw(store: Store, name: str = DESCRIPTION) -> tuple[bytes, Description]:
     """Read run.json as bytes, which tell cheaply whether it has changed, and as what it says."""
-    data = read_bytes(store)
-    return data, parse_description(data, store.shown(DESCRIPTION))
+    data = read_bytes(store, name)
+    return data, parse_description(data, store.shown(name))
 
 
-def read_bytes(store: Store) -> bytes:
+def read_bytes(store: Store, name: str = DESCRIPTION) -> bytes:
     """Read run.json as bytes; RunFormatError where there is none."""
     try:
-        return store.read(DESCRIPTION)
+        return store.read(name)
     except FileNotFoundError:
-        raise RunFormatError(f"{store.shown()!r} holds no run: it has no {DESCRIPTION}") from None
+        alone = only_other_ranks(store)
+        raise RunFormatError(alone or f"{store.shown()!r} holds no run: it has no {name}") from None
+
+
+def ranks(store: Store) -> list[int]:
+    """Return the ranks that have described themselves in a run's folder, ascending."""
+    found = (described_rank(name) for name in store.names())
+    return sorted(rank for rank in found if rank is not None)
+
+
+def only_other_ranks(store: Store) -> str | None:
+    """Say what is missing where ranks have recorded into a folder, but not rank 0; None anywhere else."""
+    found = ranks(store)
+    if not found or 0 in found:
+        return None
+    whose = f"rank {found[0]}" if len(found) == 1 else f"ranks {', '.join(map(str, found))}"
+    return f"{store.shown()!r} holds rows of {whose} but no {DESCRIPTION}, which rank 0 writes and did not, or not yet"
 
 
 def parse_description(data: bytes, where: str) -> Description:

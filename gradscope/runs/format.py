@@ -5,6 +5,8 @@ A run is a folder::
     run.json                 description: status, config, environment, metric specs, layers
     layers/part-*.parquet    one row per recorded step and layer call, one column per metric
     scalars/ events/ histograms/ units/ coverage/    the same way, each its own small schema
+    shards/                  the same way, where parameters are sharded: see `gradscope.runs.shards`
+    run-<rank>.json          description of another rank: its own layers and ids, and whether its process lives
 
 A part is named ``part-<writer>-<first>-<last>.parquet``. A fresh part has first == last; a compacted one
 names the range it covers, and readers ignore the parts of the same writer that it covers. Readers of another kind,
@@ -20,11 +22,12 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from gradscope.runs.shards import SHARDS
 from gradscope.spec import MetricSpec
 
 FORMAT_VERSION = 1
 DESCRIPTION = "run.json"
-TABLES = ("layers", "scalars", "events", "histograms", "units", "coverage")
+TABLES = ("layers", "scalars", "events", "histograms", "units", "coverage", "shards")
 
 _KEY = [("step", pa.int64()), ("rank", pa.int32()), ("id", pa.int32())]
 
@@ -74,6 +77,25 @@ COVERAGE = pa.schema(
 )
 
 
+def description_of(rank: int) -> str:
+    """Return the name of the file in which a rank describes itself and its layers.
+
+    >>> description_of(0), description_of(3)
+    ('run.json', 'run-3.json')
+    """
+    return f"run-{rank}.json" if rank else DESCRIPTION
+
+
+def described_rank(filename: str) -> int | None:
+    """Return the rank that a file describes; None for any other file.
+
+    >>> described_rank("run.json"), described_rank("run-3.json"), described_rank("notes.json")
+    (0, 3, None)
+    """
+    match = re.fullmatch(r"run(?:-([1-9]\d*))?\.json", filename)
+    return int(match[1] or 0) if match else None
+
+
 def layer_schema(metrics: Iterable[MetricSpec]) -> pa.Schema:
     """Return the schema of ``layers/`` for a selection of metrics; it is fixed when a run opens."""
     own = [(metric.name, getattr(pa, metric.dtype)()) for metric in metrics]
@@ -88,6 +110,7 @@ def schema_of(table: str, metrics: Iterable[MetricSpec] = ()) -> pa.Schema:
         "histograms": HISTOGRAMS,
         "units": UNITS,
         "coverage": COVERAGE,
+        "shards": SHARDS,
     }
     return layer_schema(metrics) if table == "layers" else fixed[table]
 

@@ -6,6 +6,7 @@ import os
 
 from gradscope.errors import RunFormatError
 from gradscope.runs.collection import LEVELS, Runs, find, read_all
+from gradscope.runs.description import only_other_ranks
 from gradscope.runs.format import DESCRIPTION
 from gradscope.runs.run import Run
 from gradscope.runs.store import Store
@@ -20,7 +21,8 @@ def load(path: str | os.PathLike[str]) -> Run | Runs:
 
     Raises:
         InvalidTypeError: The path is neither a string nor a path.
-        RunFormatError: There is no such folder, no run in it, or its run.json cannot be read; it is named.
+        RunFormatError: There is no such folder, no run in it, or its run.json cannot be read; it is named. So is a
+            folder into which other ranks of a distributed training have recorded, but not rank 0.
     """
     store = Store(path)
     if store.is_file(DESCRIPTION):
@@ -31,5 +33,8 @@ def load(path: str | os.PathLike[str]) -> Run | Runs:
         raise RunFormatError(f"there is no folder {store.shown()!r}")
     names = find(store)
     if not names:
-        raise RunFormatError(f"{store.shown()!r} holds no run: no {DESCRIPTION} in it or in {LEVELS} levels below")
+        alone = only_other_ranks(store)
+        raise RunFormatError(
+            alone or f"{store.shown()!r} holds no run: no {DESCRIPTION} in it or in {LEVELS} levels below"
+        )
     return Runs(store.path, *read_all(store.path, names))

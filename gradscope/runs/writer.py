@@ -19,7 +19,7 @@ from gradscope import __version__
 from gradscope.errors import InvalidTypeError, InvalidValueError, RunExistsError, unknown_name
 from gradscope.runs.buffer import LayerBuffer
 from gradscope.runs.description import Description, jsonable, read_description
-from gradscope.runs.format import DESCRIPTION, TABLES, schema_of
+from gradscope.runs.format import DESCRIPTION, TABLES, description_of, schema_of
 from gradscope.runs.given import arrow_rows, clean_row, real, warn_always, whole
 from gradscope.runs.parts import PartWriter, remove_covered
 from gradscope.runs.process import Process
@@ -39,8 +39,8 @@ class Writer:
 
     Rows gather in memory and are written at the latest `flush_seconds` after the last flush, at the end of a
     recorded step. What cannot be stored is refused where it is given; what cannot be written is warned of, kept and
-    tried again: it never raises into the training. Only rank 0 writes run.json; the other ranks write parts of their
-    own names beside its own.
+    tried again: it never raises into the training. Rank 0 writes run.json, rank r > 0 the same of itself as run-r.json:
+    its layers, numbered as it discovered them; all write parts of their own names side by side.
 
     Args:
         path: Folder of the run, on disk or anywhere fsspec reaches (``memory://``, ``s3://``).
@@ -81,6 +81,7 @@ class Writer:
         self._store.check_folder()
         self.path = self._store.path
         self._rank = rank
+        self._own = description_of(rank)
         self._flush_seconds = flush_seconds
         self._flush_values = flush_values
         writer = f"r{rank}x{secrets.token_hex(4)}"
@@ -110,6 +111,11 @@ class Writer:
     def describe(self, layers: Sequence[LayerSpec]) -> None:
         """Replace the layer table; it is written with the next flush, before the rows that refer to it."""
         self._description = replace(self._description, layers=tuple(layers))
+        self._dirty = True
+
+    def pace(self, every: int) -> None:
+        """Note that from now on only every so many steps are recorded; it is written with the next flush."""
+        self._description = replace(self._description, every=whole("every", every))
         self._dirty = True
 
     def rows(
@@ -177,7 +183,7 @@ class Writer:
         What cannot be written is warned of; its rows stay for the next flush, and all else is written.
         """
         if self._dirty or time.monotonic() - self._last_beat >= HEARTBEAT:
-            self._attempt(DESCRIPTION, self._describe_self)
+            self._attempt(self._own, self._describe_self)
         if len(self._buffer):
             self._attempt("layers", self._write_layers)
         for table, rows in self._waiting.items():
@@ -194,7 +200,7 @@ class Writer:
             self.flush()
         finally:
             self._description = replace(self._description, status=status, error=error, end=time.time())
-            self._attempt(DESCRIPTION, self._describe_self)
+            self._attempt(self._own, self._describe_self)
         for table in TABLES:
             remove_covered(self._store, table)
 
@@ -230,15 +236,19 @@ class Writer:
         self._parts[table].compact()
 
     def _continued(self, fresh: Description) -> Description:
-        if not self._store.is_file(DESCRIPTION):
+        """Continue what this rank has described; the number of the next step is that of all ranks."""
+        known = [name for name in {self._own, DESCRIPTION} if self._store.is_file(name)]
+        if not known:
             return fresh
-        stored = read_description(self._store)
-        if self._rank == 0 and stored.status == "running" and stored.alive():
+        descriptions = {name: read_description(self._store, name) for name in known}
+        stored = descriptions.get(self._own) or replace(descriptions[DESCRIPTION], status="finished")
+        if stored.status == "running" and stored.alive():
             raise RunExistsError(
                 f"{self.path!r} is being written by process {stored.pid} on host {stored.host}; "
                 "close it first, or choose another folder"
             )
-        _same_metrics(stored, fresh, self.path)
+        for one in descriptions.values():
+            _same_metrics(one, fresh, self.path)
         for table in TABLES:
             remove_covered(self._store, table)
         return replace(
@@ -247,26 +257,25 @@ class Writer:
             environment={**stored.environment, **fresh.environment},
             every=fresh.every,
             # Not from scalars: they may be logged at any step.
-            next_step=max(stored.next_step, _last_step(self._store, fresh.metrics) + 1),
+            next_step=max(
+                *(one.next_step for one in descriptions.values()), _last_step(self._store, fresh.metrics) + 1
+            ),
             status="running",
             error=None,
             end=None,
         )
 
     def _open(self, resume: bool) -> None:
-        if self._rank != 0:
-            return
         data = self._description.to_bytes()
         if resume:
-            self._store.write(DESCRIPTION, data)
-        elif not self._store.create(DESCRIPTION, data):
+            self._store.write(self._own, data)
+        elif not self._store.create(self._own, data):
             raise RunExistsError(f"{self.path!r} already holds a run; choose another folder, or resume=True")
 
     def _describe_self(self) -> None:
         self._last_beat = time.monotonic()
-        if self._rank == 0:
-            described = replace(self._description, next_step=self.next_step, heartbeat=time.time())
-            self._store.write(DESCRIPTION, described.to_bytes())
+        described = replace(self._description, next_step=self.next_step, heartbeat=time.time())
+        self._store.write(self._own, described.to_bytes())
         self._dirty = False
 
 

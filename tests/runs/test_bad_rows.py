@@ -106,7 +106,7 @@ def test_only_the_bad_rows_are_left_out(writer: Writer, caplog: pytest.LogCaptur
 def test_an_unknown_table(writer: Writer) -> None:
     with pytest.raises(UnknownNameError) as error:
         writer.append("layers", [])
-    there = "scalars, events, histograms, units, coverage (did you mean 'scalars'?)"
+    there = "scalars, events, histograms, units, coverage, shards (did you mean 'scalars'?)"
     assert str(error.value) == f"no table 'layers'; there are: {there}"
 
 
