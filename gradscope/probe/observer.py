@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
-import time
 import warnings
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
 from gradscope.errors import InvalidTypeError, InvalidValueError
 from gradscope.probe.attachment import Attachment
+from gradscope.probe.closures import has_closure, restarting
 from gradscope.probe.compiled import outside_compiled
 from gradscope.probe.coverage import coverage_frame
-from gradscope.probe.hooks import Hook, HookSet, is_capturing, on_accumulation
+from gradscope.probe.hooks import Hook, HookSet, is_capturing
 from gradscope.probe.layers import Layer, plain
+from gradscope.probe.loss_scale import LossScale
+from gradscope.probe.meter import Meter
+from gradscope.probe.pacing import raised
 from gradscope.probe.parameters import GRADIENTS, VALUES, ParameterReader
 from gradscope.probe.plan import Plan
 from gradscope.probe.recorder import Recorder
 from gradscope.probe.reduce import on_host
+from gradscope.probe.scaling import without_degree
 from gradscope.probe.sink import Sink
+from gradscope.probe.tiers import Scope, add_uncalled
 from gradscope.runs import Run, Writer, load
+from gradscope.runs.coverage import CoverageTable
 from gradscope.runs.given import real, whole
 
 if TYPE_CHECKING:
@@ -43,25 +50,36 @@ class Probe:
         plan: Plan,
         writer: Writer,
         every: int,
+        *,
+        budget: float | None = None,
+        scaler: GradScaler | None = None,
+        scope: Scope | None = None,
     ) -> None:
         self._model = model
         self._optimizers = tuple(optimizers)
         self._plan = plan
         self._writer = writer
+        self._meter = Meter(every, budget)
         self._every = every
         self._step = self._first_step = writer.next_step
-        self._sink = Sink(writer, plan, tuple(layers))
+        self._scope = scope or Scope()
+        self._layers = tuple(layers)
+        self._sink = Sink(writer, plan, self._layers, self._scope)
         self._parameters = ParameterReader(layers, plan, self._fault)
-        self._attachment = Attachment(model, tuple(layers), plan.needs("activation_input"), self._fault)
-        self._lasting = HookSet()
+        seen = tuple(layer for layer in layers if layer.name not in self._scope.limits)
+        self._attachment = Attachment(model, seen, plan.needs("activation_input"), self._fault)
+        self._loss_scale = LossScale(scaler, self._optimizers, self._skip, self._sink.remark, self._fault)
+        self._lasting, self._recording = HookSet(), HookSet()
+        self._before_step = outside_compiled(Hook(self._before_optimizer))
         self._recorder: Recorder | None = None
         self._stepped: set[int] = set()
-        self._saw_backward = self._evaluates = self._closed = False
-        self._spent, self._start = 0.0, time.perf_counter()
+        self._backward = _Flag()
+        self._evaluates = self._closed = False
         # A probe that is dropped together with its model leaves a finished run.
         self._finalizer = weakref.finalize(self, writer.close)
         self._finalizer.atexit = False
         self._attach_lasting()
+        self._say_what_stays_scaled(scaler)
         self._arm()
 
     # What the user calls.
@@ -88,13 +106,21 @@ class Probe:
 
     @property
     def cost(self) -> float:
-        """Share of the time since the probe was made that its own work took, from 0 to 1."""
-        return self._spent / max(time.perf_counter() - self._start, 1e-9)
+        """Share of the training's time that the probe's own work takes, from 0 to 1.
 
-    def coverage(self) -> pd.DataFrame:
-        """What the last recorded step showed of every layer, and why something is missing.
+        Own work / all that passes, both by the clock of this process: hooks, reading of parameters, writing. Counted
+        since the probe was made; with ``every="auto"`` since the first recorded step, and anew where ``every`` is
+        raised (until five more steps are recorded, what is expected of it). 0 before the first step is recorded.
+        On a GPU it is the host's time: kernels of ours that the host does not wait for are not in it.
+        """
+        return self._meter.cost
 
-        Columns: layer, code, expected and fired output gradients, text.
+    def coverage(self) -> CoverageTable:
+        """What the last recorded step showed of every layer, and why something is missing; print it to read it.
+
+        A DataFrame. Columns: layer, code, expected and fired output gradients, text, and the tiers ``parameters``
+        (weights, their gradients and updates), ``boundaries`` (activations and error signals) and ``units`` (of
+        activation functions), each ``yes``, ``no`` or ``part``.
         """
         return coverage_frame(self._sink.coverage())
 
@@ -128,7 +154,9 @@ class Probe:
         if self._optimizers:
             raise InvalidValueError("this probe counts the steps of its optimizer; call probe.step() only without one")
         if self._recorder is not None:
+            start = self._meter.clock()
             self._read_parameters(self._recorder)
+            self._meter.add(self._meter.clock() - start)
         self._close_step()
 
     def close(self, status: str = "finished", error: str | None = None) -> None:
@@ -149,7 +177,10 @@ class Probe:
             self._fault("all layers", "closing", problem)
         self._attachment.detach()
         self._parameters.disarm()
+        self._loss_scale.close()
         self._lasting.remove()
+        self._recording.remove()
+        self._meter.stop()
         self._finalizer.detach()
         self._writer.close(status, error)
 
@@ -168,69 +199,104 @@ class Probe:
 
     def _attach_lasting(self) -> None:
         for optimizer in self._optimizers:
-            self._lasting.add(optimizer.register_step_pre_hook(outside_compiled(Hook(self._before_optimizer))))
             self._lasting.add(optimizer.register_step_post_hook(outside_compiled(Hook(self._after_optimizer))))
         # log() asks whether there was a backward pass; a flag on some parameters tells, wherever the loss reaches.
         for parameter in _spread(self._model, FLAGS):
-            self._lasting.add(on_accumulation(parameter, self._note_backward, lasting=True))
+            self._lasting.add(_hooked(parameter, outside_compiled(self._backward.hook())))
 
-    def _note_backward(self, _: Tensor) -> None:
-        self._saw_backward = True
+    def _say_what_stays_scaled(self, scaler: GradScaler | None) -> None:
+        names = without_degree(metric.spec for metric in self._plan.metrics)
+        if names and scaler is not None and scaler.is_enabled():
+            text = (
+                f"these metrics are of the gradient with its loss scale, as half precision holds it: {', '.join(names)}"
+            )
+            self._writer.event(self._step, text, kind="probe")
 
     def _current(self) -> int:
         """Step that a scalar logged now belongs to."""
-        saw_backward = self._saw_backward or (self._recorder is not None and self._recorder.saw_gradient)
+        saw_backward = self._backward.seen or (self._recorder is not None and self._recorder.saw_gradient)
         return self._step if saw_backward or self._step == self._first_step else self._step - 1
 
     def _before_optimizer(self, optimizer: Optimizer, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
         recorder = self._recorder
         if recorder is None or is_capturing():
             return None
-        start = time.perf_counter()
-        self._evaluates = _has_closure(args, kwargs)
+        start = self._meter.clock()
+        self._evaluates = has_closure(args, kwargs)
+        self._loss_scale.about_to_apply(optimizer)
         # With a closure, gradients come only inside the step.
         self._parameters.read(recorder, optimizer, VALUES if self._evaluates else (*VALUES, *GRADIENTS))
-        self._spent += time.perf_counter() - start
-        return _restarting(recorder, args, kwargs) if self._evaluates else None
+        self._meter.add(self._meter.clock() - start)
+        return restarting(recorder.restart, args, kwargs) if self._evaluates else None
 
     def _after_optimizer(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if is_capturing():
             return  # nothing is changed by a step that is only captured
         if self._recorder is not None:
-            start = time.perf_counter()
+            start = self._meter.clock()
             if self._evaluates:
                 self._parameters.read(self._recorder, optimizer, GRADIENTS)
             self._parameters.read_update(self._recorder, optimizer)
-            self._spent += time.perf_counter() - start
+            self._meter.add(self._meter.clock() - start)
+        self._loss_scale.applied()
+        self._count(optimizer)
+
+    def _skip(self, optimizer: Optimizer) -> None:
+        """A scaler skipped the step of this optimizer, so that no hook of it was called."""
+        if self._recorder is not None:
+            start = self._meter.clock()
+            self._parameters.read(self._recorder, optimizer, (*VALUES, *GRADIENTS))
+            self._parameters.read_update(self._recorder, optimizer)
+            self._meter.add(self._meter.clock() - start)
+        self._count(optimizer)
+
+    def _count(self, optimizer: Optimizer) -> None:
         self._stepped.add(id(optimizer))
         if len(self._stepped) == len(self._optimizers):
             self._close_step()
 
     def _close_step(self) -> None:
         if self._recorder is not None:
-            start = time.perf_counter()
-            try:
-                self._sink.write(self._recorder)
-            except Exception as error:
-                self._fault("all layers", "writing", error)
-            self._spent += time.perf_counter() - start + self._recorder.spent
-            self._recorder.restart()
+            self._write(self._recorder)
         self._stepped.clear()
-        self._saw_backward = False
+        self._backward.seen = False
         self._step += 1
         self._writer.next_step = self._step
-        self._arm()
+        if self._recorder is not None or self._step % self._every == 0:
+            start = self._meter.clock()
+            self._arm()
+            self._meter.add(self._meter.clock() - start)
+
+    def _write(self, recorder: Recorder) -> None:
+        start = self._meter.clock()
+        try:
+            add_uncalled(recorder, self._layers, self._scope.limits)
+            self._sink.compiled = self._attachment.compiled
+            self._sink.write(recorder, scales=self._loss_scale.resolver())
+        except Exception as error:
+            self._fault("all layers", "writing", error)
+        recorder.restart()
+        self._meter.add(self._meter.clock() - start + recorder.spent)
+        before = self._meter.close_step()
+        if before is not None:
+            self._every = self._meter.pace.every
+            self._writer.pace(self._every)
+            self._writer.event(self._step, raised(before, self._meter.pace, self._step + 1), kind="probe")
 
     def _arm(self) -> None:
         """Hooks exist only while a step is recorded: other steps cost a test of a flag."""
         if self._recorder is not None:
             self._parameters.disarm()
         if self._step % self._every:
-            if self._recorder is not None:
-                self._attachment.detach()
+            self._recording.remove()
+            self._attachment.detach()
             self._recorder = None
+            self._loss_scale.begin(None)
             return
         self._recorder = Recorder(self._step, self._plan, self._sink.table.known, self._fault)
+        self._loss_scale.begin(self._recorder)
+        for optimizer in () if self._recording else self._optimizers:
+            self._recording.add(optimizer.register_step_pre_hook(self._before_step))
         self._parameters.arm(self._recorder)
         self._attachment.attach(self._recorder)
 
@@ -240,7 +306,7 @@ class Probe:
         if recorder is None or error is None or not any(one.fired for one in recorder.records.values()):
             return
         self._read_parameters(recorder)
-        self._sink.write(recorder, skipped=True)
+        self._sink.write(recorder, skipped=True, scales=self._loss_scale.resolver())
         self._writer.event(recorder.step, f"step {recorder.step} was not finished: {error}", kind="probe")
 
     def _name_idle_optimizers(self) -> None:
@@ -252,6 +318,7 @@ class Probe:
             warnings.warn(text, stacklevel=4)
 
     def _read_parameters(self, recorder: Recorder) -> None:
+        self._loss_scale.about_to_read(self._model.parameters())
         self._parameters.read(recorder, None, (*VALUES, *GRADIENTS))
 
     def _fault(self, layer: str, where: str, error: Exception) -> None:
@@ -263,28 +330,21 @@ class Probe:
         return self._closed
 
 
-def _has_closure(args: Iterable[Any], kwargs: Mapping[str, Any]) -> bool:
-    return any(_is_closure(one) for one in [*args, *kwargs.values()])
+class _Flag:
+    """Whether something was seen; its hook refers to nothing but the flag, so that it keeps nothing alive."""
+
+    def __init__(self) -> None:
+        self.seen = False
+
+    def hook(self) -> Callable[[Tensor], None]:
+        def see(_: Tensor) -> None:
+            self.seen = True
+
+        return see
 
 
-def _is_closure(value: object) -> bool:
-    return callable(value) and not isinstance(value, Optimizer)
-
-
-def _restarting(recorder: Recorder, args: Iterable[Any], kwargs: Mapping[str, Any]) -> tuple[Any, Any]:
-    """Arguments of an optimizer step whose closure starts the recorded step afresh: the last evaluation counts."""
-
-    def wrap(value: Any) -> Any:
-        if not _is_closure(value):
-            return value
-
-        def evaluate(*given: Any, **named: Any) -> Any:
-            recorder.restart()
-            return value(*given, **named)
-
-        return evaluate
-
-    return tuple(wrap(one) for one in args), {name: wrap(one) for name, one in kwargs.items()}
+def _hooked(parameter: Any, hook: Callable[..., None]) -> Any:
+    return parameter.register_post_accumulate_grad_hook(hook)
 
 
 def _spread(model: nn.Module, count: int) -> list[nn.Parameter]:

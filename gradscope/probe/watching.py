@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import operator
 import os
 import platform
 import sys
@@ -17,11 +16,14 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
+from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
-from gradscope.errors import InvalidTypeError, InvalidValueError, NotYetError, RunFormatError
+from gradscope.errors import InvalidTypeError, InvalidValueError, RunFormatError
 from gradscope.metrics import select, wants_histograms
+from gradscope.probe.arguments import first_pace, given_pace, refuse_ignored, scaler_or_none, share_of_time, whole_steps
+from gradscope.probe.compiled import unwrap
+from gradscope.probe.distributed import rank, world_size
 from gradscope.probe.layers import Layer, LayerFilter, find_layers
 from gradscope.probe.observer import Probe
 from gradscope.probe.plan import Plan
@@ -41,7 +43,8 @@ def watch(
     layers: LayerFilter = None,
     sample: tuple[Any, Any] | None = None,
     information_every: int = 100,
-    scaler: object | None = None,
+    scaler: GradScaler | None = None,
+    budget: float = 0.02,
     resume: bool = False,
     name: str | None = None,
     config: Mapping[str, Any] | None = None,
@@ -56,12 +59,19 @@ def watch(
         optimizer: Whose steps are counted; a list where several share the model (a step closes when all of them
             have stepped).
         out: Folder of the run; ``runs/<name or date>`` by default.
-        every: Record the steps k with k % every == 0.
+        every: Record the steps k with k % every == 0. ``"auto"`` starts with all of them and doubles it as often as
+            it takes to keep ``Probe.cost`` within ``budget``; it is never lowered, an event says what was chosen and
+            why, and a run that is resumed goes on where it was.
         metrics: ``"default"``, ``"all"``, ``"histograms"``, a group, a metric, or a list of these.
         layers: fnmatch pattern on qualified names, a list of them, or a callable (name, module) -> bool.
         sample: Not in this version: a fixed sample (x, y) for information metrics.
         information_every: Steps between two information measurements, once ``sample`` is taken.
-        scaler: Not in this version: the GradScaler of a mixed-precision training.
+        scaler: The GradScaler of a mixed-precision training: every metric of gradients is divided by the loss scale
+            (to the power of the metric's degree), and steps that it skips are counted and flagged ``skipped``. Error
+            signals carry the scale of their backward pass, parameter gradients what is left when the optimizer applies
+            them, fused ones too. ``fp16_underflow_fraction``, and metrics of your own without a degree, stay those of
+            the scaled gradient.
+        budget: With ``every="auto"``: share of the training's time that recording may take.
         resume: Continue the run in ``out``, with its step numbers.
         name: What tables call the run; the folder's name by default.
         config: What tells this run from others (depth, activation, learning rate, ...).
@@ -71,63 +81,45 @@ def watch(
 
     Raises:
         InvalidTypeError: for a model that is no module, or another argument of the wrong type.
-        InvalidValueError: for a model without layers, ``every`` below 1.
+        InvalidValueError: for a model without layers, ``every`` below 1, a budget that is no share.
         UnknownNameError: for an unknown metric or a layer pattern that matches nothing; it lists the choices.
         RunExistsError: if ``out`` holds a run and ``resume`` is False.
-        NotYetError: for ``scaler``, ``sample`` and ``every="auto"``, which this version would ignore.
+        NotYetError: for ``sample``, which this version would ignore.
     """
-    _refuse_ignored(sample, scaler, every)
+    refuse_ignored(sample)
     if not isinstance(resume, bool):
         raise InvalidTypeError(f"resume is True or False, not {resume!r}")
-    target = model.module if isinstance(model, DistributedDataParallel) else model
+    target = unwrap(model)
     found = find_layers(target, layers)
     optimizers = _optimizers(optimizer)
-    steps = _whole("every", every)
-    _whole("information_every", information_every)
+    steps = given_pace(every)
+    whole_steps("information_every", information_every)
+    scaler, budget = scaler_or_none(scaler), share_of_time(budget)
     plan = Plan(select(metrics), wants_histograms(metrics))
     folder = _folder(out, name)
     if resume:
         _refuse_other_model(folder, found)
         _close_previous(target)  # it may be writing this very run
+    pace = steps or first_pace(folder, resume)
     writer = Writer(
         folder,
         metrics=[metric.spec for metric in plan.metrics],
         config=_config(config),
         environment=_environment(target),
         name=name,
-        every=steps,
+        every=pace,
         resume=resume,
-        rank=_rank(),
+        rank=rank(),
     )
     try:
         _close_previous(target)
     except Warning:
         writer.close("failed", "the model was being watched already, and warnings are errors here")
         raise
-    probe = Probe(target, optimizers, found, plan, writer, steps)
+    kept = None if steps else budget
+    probe = Probe(target, optimizers, found, plan, writer, pace, budget=kept, scaler=scaler)
     _probes[target] = weakref.ref(probe)
     return probe
-
-
-def _refuse_ignored(sample: object, scaler: object, every: object) -> None:
-    if scaler is not None:
-        raise NotYetError("scaler= is not supported yet: recorded gradients would keep the loss scale; leave it out")
-    if sample is not None:
-        raise NotYetError("sample= is not supported yet: no information metric would be recorded; leave it out")
-    if every == "auto":
-        raise NotYetError("every='auto' is not supported yet; give a number of steps, such as every=10")
-
-
-def _whole(name: str, value: object) -> int:
-    try:
-        if isinstance(value, bool):
-            raise TypeError
-        number = operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
-        raise InvalidTypeError(f"{name} is a whole number of steps, not {value!r}") from None
-    if number < 1:
-        raise InvalidValueError(f"{name} is at least 1, not {number}")
-    return number
 
 
 def _optimizers(optimizer: object) -> tuple[Optimizer, ...]:
@@ -162,6 +154,8 @@ def _folder(out: object, name: str | None) -> str:
         raise InvalidTypeError(f"out is a string or a path, not {type(out).__name__}")
     if name is not None:
         return f"runs/{name}"
+    if rank():
+        raise InvalidValueError(f"rank {rank()} needs out= or name=: the ranks of a training write into one folder")
     return f"runs/{time.strftime('%Y%m%d-%H%M%S')}-{time.time_ns() % 10**6:06d}"
 
 
@@ -176,12 +170,6 @@ def _refuse_other_model(folder: str, layers: Iterable[Layer]) -> None:
         raise InvalidValueError(f"cannot resume {folder}: it holds layers this model lacks: {', '.join(missing)}")
 
 
-def _rank() -> int:
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return int(torch.distributed.get_rank())
-    return 0
-
-
 def _environment(model: nn.Module) -> dict[str, Any]:
     devices = sorted({str(parameter.device) for parameter in model.parameters()})
     return {
@@ -192,6 +180,7 @@ def _environment(model: nn.Module) -> dict[str, Any]:
         "device": ", ".join(devices),
         "model": type(model).__name__,
         "command": " ".join(sys.argv[:1]),
+        **({"world_size": world_size()} if world_size() > 1 else {}),
     }
 
 

@@ -103,9 +103,9 @@ def test_no_forward_hook_exists_on_an_unrecorded_step(tmp_path: Path) -> None:
             model(torch.randn(4, 64)).sum().backward()
             optimizer.step()
     counts = "".join(map(str, calls)).split("0")[1:]
-    # An unrecorded step: four flags in backward, one call before and one after the optimizer step.
-    assert [len(one) for one in counts[1:]] == [6, 6, 6, 6]
-    assert len(counts[0]) > 6
+    # An unrecorded step: one call after the optimizer step (and four flags, in backward, that are plain functions).
+    assert [len(one) for one in counts[1:]] == [1, 1, 1, 1]
+    assert len(counts[0]) > 1
 
 
 def test_copies_and_pickles_made_while_watching_do_not_record(tmp_path: Path) -> None:

@@ -1,0 +1,328 @@
+"""Follow a GradScaler: what every gradient still carries of the loss scale, and which steps are skipped.
+
+Nothing here reads a number from a device: scales travel with the numbers of the recorded step.
+"""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
+from torch.optim import Optimizer
+
+from gradscope.probe.recorder import Recorder
+from gradscope.probe.records import CallRecord, Key
+from gradscope.probe.scaling import Scales
+
+METHODS = ("unscale_", "step", "update")
+FRAMES = 12
+Resolve = Callable[[NDArray[np.float64]], dict[Key, Scales]]
+
+
+class Listener(Protocol):
+    """Who is told of the calls of a scaler's methods."""
+
+    def before(self, method: str, optimizer: Optimizer | None) -> None:
+        """Learn that a method is about to run."""
+
+    def after(self, method: str, optimizer: Optimizer | None) -> None:
+        """Learn that it has returned."""
+
+
+class Overheard:
+    """A method of one GradScaler that tells listeners of its calls; copies and pickles get the plain method."""
+
+    def __init__(self, scaler: GradScaler, name: str) -> None:
+        self._scaler = scaler
+        self._name = name
+        self._found = vars(scaler).get(name)
+        self._call = getattr(scaler, name)
+        self._listeners: list[weakref.ref[Listener]] = []
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the method."""
+        optimizer = args[0] if args else kwargs.get("optimizer")
+        listeners = [one for one in (found() for found in self._listeners) if one is not None]
+        for one in listeners:
+            one.before(self._name, optimizer)
+        result = self._call(*args, **kwargs)
+        for one in listeners:
+            one.after(self._name, optimizer)
+        return result
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[GradScaler, str]]:
+        return getattr, (self._scaler, self._name)
+
+    def add(self, listener: Listener) -> None:
+        """Tell somebody of calls from now on, as long as somebody else keeps it alive."""
+        self._listeners.append(weakref.ref(listener))
+
+    def remove(self, listener: Listener) -> None:
+        """Tell it no more; when nobody is left, the scaler is as it was."""
+        self._listeners = [found for found in self._listeners if found() not in (None, listener)]
+        if self._listeners or vars(self._scaler).get(self._name) is not self:
+            return
+        if self._found is None:
+            del vars(self._scaler)[self._name]
+        else:
+            setattr(self._scaler, self._name, self._found)
+
+
+def overhear(scaler: GradScaler, listener: Listener) -> None:
+    """Tell a listener of the calls of ``unscale_``, ``step`` and ``update``."""
+    for name in METHODS:
+        if not isinstance(vars(scaler).get(name), Overheard):
+            setattr(scaler, name, Overheard(scaler, name))
+        vars(scaler)[name].add(listener)
+
+
+def stop_overhearing(scaler: GradScaler, listener: Listener) -> None:
+    """Undo ``overhear``; doing it twice is harmless."""
+    for name in METHODS:
+        found = vars(scaler).get(name)
+        if isinstance(found, Overheard):
+            found.remove(listener)
+
+
+class LossScale:
+    """What one recorded step after the other shows of the loss scale.
+
+    Args:
+        scaler: The GradScaler; None where none was given.
+        counted: Optimizers whose steps are counted.
+        on_skip: Called with an optimizer whose step the scaler skipped: its own hooks do not fire then.
+        remark: Called with the step, a key, and what must be said; it is said once for each key.
+        fault: Called with layer, place and error when something of ours fails.
+    """
+
+    def __init__(
+        self,
+        scaler: GradScaler | None,
+        counted: Iterable[Optimizer],
+        on_skip: Callable[[Optimizer], None],
+        remark: Callable[[int, str, str], None],
+        fault: Callable[[str, str, Exception], None],
+    ) -> None:
+        self._scaler = scaler if scaler is not None and scaler.is_enabled() else None
+        self._given = scaler is not None
+        self._counted = {id(one): place for place, one in enumerate(counted, start=1)}
+        self._on_skip, self._remark, self._fault = on_skip, remark, fault
+        self._recorder: Recorder | None = None
+        self._notes = _Notes()
+        self._stepped = False
+        if self._scaler is not None:
+            overhear(self._scaler, self)
+
+    def close(self) -> None:
+        """Leave the scaler as it was."""
+        if self._scaler is not None:
+            stop_overhearing(self._scaler, self)
+
+    def begin(self, recorder: Recorder | None) -> None:
+        """Start a step; None: it is not recorded."""
+        self._recorder, self._notes = recorder, _Notes()
+
+    # What the probe tells.
+
+    def about_to_apply(self, optimizer: Optimizer) -> None:
+        """Note what the gradients of an optimizer carry when its recorded step begins."""
+        if self._recorder is None:
+            return
+        parameters = _parameters(optimizer)
+        self._notes.left.update(dict.fromkeys(parameters, self._put(self._left(optimizer, parameters))))
+        if getattr(optimizer, "found_inf", None) is not None:
+            self._note_found(parameters, optimizer.found_inf)  # type: ignore[attr-defined]
+        if not self._given:
+            self._detect(optimizer, self._recorder.step)
+
+    def applied(self) -> None:
+        """Note that an optimizer has stepped: the scaler has not skipped it."""
+        self._stepped = True
+
+    def resolver(self) -> Resolve | None:
+        """End a recorded step: what turns the numbers of its tape into scales, None where there is no scale."""
+        if self._recorder is None or (self._scaler is None and not self._notes.scaled):
+            return None
+        self._end_epoch(self._recorder)
+        return self._notes.resolver(self._recorder.records)
+
+    # What the scaler tells.
+
+    def before(self, method: str, optimizer: Optimizer | None) -> None:
+        """Learn that ``step`` or ``update`` is about to run; the latter changes the scale."""
+        if method == "step":
+            self._stepped = False
+        elif method == "update" and self._recorder is not None:
+            self._guarded(self._end_epoch)
+
+    def after(self, method: str, optimizer: Optimizer | None) -> None:
+        """Learn that ``unscale_`` or ``step`` has returned; a step that no hook has seen was skipped."""
+        if optimizer is None:
+            return
+        if method == "unscale_" and self._recorder is not None:
+            self._notes.unscaled |= _parameters(optimizer)
+        elif method == "step" and id(optimizer) in self._counted:
+            if not self._stepped:
+                self._guarded(lambda _: self._note_found(_parameters(optimizer), 1.0))
+                self._on_skip(optimizer)
+        elif method == "step" and not self._counted:
+            self._guarded(lambda _: self._note_uncounted(optimizer))
+
+    def _guarded(self, note: Callable[[Recorder], None]) -> None:
+        if self._recorder is None:
+            return
+        try:
+            note(self._recorder)
+        except Exception as error:
+            self._fault("all layers", "loss scale", error)
+
+    # Notes.
+
+    def _put(self, value: Tensor | float) -> int:
+        assert self._recorder is not None
+        return self._recorder.tape.put(value.detach().clone() if isinstance(value, Tensor) else value)
+
+    def _scale(self) -> Tensor | float:
+        """The scale in force; 1 before the first loss has been scaled."""
+        found = self._scaler._get_scale_async() if self._scaler is not None else None
+        return 1.0 if found is None else found
+
+    def _left(self, optimizer: Optimizer, parameters: frozenset[int]) -> Tensor | float:
+        inside = getattr(optimizer, "grad_scale", None) if _unscales_inside(optimizer) else None
+        if isinstance(inside, Tensor | float):
+            self._notes.scaled = True
+            return inside
+        if self._scaler is None or self._notes.unscaled & parameters:
+            return 1.0
+        if _unscales_inside(optimizer):
+            return self._scale()
+        if isinstance(self._scale(), Tensor):
+            self._notes.unknown |= parameters
+            self._say_unknown(optimizer)
+        return 1.0
+
+    def _say_unknown(self, optimizer: Optimizer) -> None:
+        assert self._recorder is not None
+        which = self._counted.get(id(optimizer), 1)
+        self._remark(
+            self._recorder.step,
+            f"unscaled {which}",
+            f"optimizer {which} stepped outside scaler.step on gradients that were never unscaled: "
+            "whether they carry the loss scale cannot be told, and no error signal of its layers is recorded",
+        )
+
+    def _note_found(self, parameters: frozenset[int], found: Tensor | float) -> None:
+        self._notes.scaled = True
+        self._notes.found.append((parameters, self._put(found)))
+
+    def _note_uncounted(self, optimizer: Optimizer) -> None:
+        """Without optimizers to count, ``probe.step()`` comes after the scaler has dealt with the gradients."""
+        assert self._scaler is not None
+        parameters = _parameters(optimizer)
+        state = self._scaler._per_optimizer_states.get(id(optimizer), {})
+        found = sum(one.detach().clone() for one in state.get("found_inf_per_device", {}).values())
+        self._note_found(parameters, found)
+        if not self._notes.unscaled & parameters and isinstance(found, Tensor):
+            # A fused optimizer leaves unscaled gradients, or scaled ones where it skipped the step.
+            left = torch.where(found > 0, self._scale(), torch.ones_like(found))
+            self._notes.left.update(dict.fromkeys(parameters, self._put(left)))
+
+    def about_to_read(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Note what gradients carry that are read without an optimizer."""
+        if self._recorder is None or self._scaler is None:
+            return
+        place, plain = self._put(self._scale()), self._put(1.0)
+        for one in map(id, parameters):
+            self._notes.left.setdefault(one, plain if one in self._notes.unscaled else place)
+
+    def _end_epoch(self, recorder: Recorder) -> None:
+        """Note which calls received a gradient since the scale last changed."""
+        counts = {key: record.fired for key, record in recorder.records.items()}
+        fired = frozenset(key for key, count in counts.items() if count > self._notes.counts.get(key, 0))
+        self._notes.counts = counts
+        if fired:
+            self._notes.epochs.append((self._put(self._scale()), fired))
+
+    def _detect(self, optimizer: Optimizer, step: int) -> None:
+        """Without ``scaler=``, say that there is a scaler."""
+        how = "grad_scale is set on the optimizer" if self._notes.scaled else "GradScaler.step called the optimizer"
+        if self._notes.scaled or _called_by_scaler():
+            self._remark(step, "scaled", keeps_scale(how))
+
+
+class _Notes:
+    """What a step shows: numbers are places on its tape, parameters are ids.
+
+    Attributes:
+        epochs: For each stretch of the step under one scale: the scale, and the calls that received a gradient in it.
+        counts: Gradients received by each call up to the last of these.
+        left: By parameter, what its gradient carries when it is applied.
+        found: By the parameters of an optimizer, whether an entry was NaN or infinite.
+        unscaled: Parameters whose gradients have been unscaled.
+        unknown: Parameters of which it cannot be told.
+        scaled: Whether there is anything to undo.
+    """
+
+    def __init__(self) -> None:
+        self.epochs: list[tuple[int, frozenset[Key]]] = []
+        self.counts: dict[Key, int] = {}
+        self.left: dict[int, int] = {}
+        self.found: list[tuple[frozenset[int], int]] = []
+        self.unscaled: frozenset[int] = frozenset()
+        self.unknown: frozenset[int] = frozenset()
+        self.scaled = False
+
+    def resolver(self, records: Mapping[Key, CallRecord]) -> Resolve:
+        owners = {key: (id(one.layer.weight), id(one.layer.bias)) for key, one in records.items()}
+
+        def resolve(numbers: NDArray[np.float64]) -> dict[Key, Scales]:
+            return {key: self._scales(key, mine, numbers) for key, mine in owners.items()}
+
+        return resolve
+
+    def _scales(self, key: Key, mine: tuple[int, int], numbers: NDArray[np.float64]) -> Scales:
+        weight, bias = (float(numbers[self.left[one]]) if one in self.left else 1.0 for one in mine)
+        error = {float(numbers[place]) for place, fired in self.epochs if key in fired} or {1.0}
+        told = len(error) == 1 and self.unknown.isdisjoint(mine)
+        return Scales(error.pop() if told else float("nan"), weight, bias, self._skipped(mine, numbers))
+
+    def _skipped(self, mine: tuple[int, int], numbers: NDArray[np.float64]) -> bool:
+        found = [(parameters, numbers[place] != 0) for parameters, place in self.found]
+        own = [one for parameters, one in found if not parameters.isdisjoint(mine)]
+        return any(own) if own else bool(found) and all(one for _, one in found)
+
+
+def keeps_scale(how: str) -> str:
+    """Word what is said of a loss scale that nobody told of."""
+    return (
+        f"the loss is scaled ({how}), and no scaler= was given to watch: from this step on, error signals and "
+        "weight_grad_norm_raw carry the loss scale, and skipped steps are not counted"
+    )
+
+
+def _parameters(optimizer: Optimizer) -> frozenset[int]:
+    return frozenset(id(one) for group in optimizer.param_groups for one in group["params"])
+
+
+def _unscales_inside(optimizer: Optimizer) -> bool:
+    return bool(getattr(optimizer, "_step_supports_amp_scaling", False))
+
+
+def _called_by_scaler() -> bool:
+    """Whether this optimizer step was called by a GradScaler."""
+    frame = sys._getframe(1)
+    codes = (GradScaler.step.__code__, GradScaler._maybe_opt_step.__code__)
+    for _ in range(FRAMES):
+        if frame.f_code in codes:
+            return True
+        if frame.f_back is None:
+            return False
+        frame = frame.f_back
+    return False
