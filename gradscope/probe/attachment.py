@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from gradscope.probe.compiled import called_from_compiled, eager_steps, holds_compiled
+from gradscope.probe.distributed import why_unseen
 from gradscope.probe.hooks import HookSet, StepHook, is_capturing, norm_modules, norm_unit_dim
 from gradscope.probe.layers import Layer
 from gradscope.probe.recorder import Recorder
@@ -103,11 +104,15 @@ class Attachment:
                 self._fault("all layers", "end of the forward pass", error)
 
     def _layer_hook(self, layer: Layer) -> StepHook:
-        def hook(_module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
             if self.recorder is None:
                 return
             if not self._counts():
                 self.recorder.uncounted.setdefault(layer.name, self._why_uncounted())
+                return
+            unseen = why_unseen(layer.module, module, output)
+            if unseen is not None:
+                self.recorder.uncounted[layer.name] = unseen
                 return
             try:
                 self.recorder.forward(layer, [*args, *kwargs.values()], output)

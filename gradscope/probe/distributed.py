@@ -61,15 +61,18 @@ def flattens(module: nn.Module) -> bool:
     return fsdp is not None and isinstance(module, fsdp.FullyShardedDataParallel)
 
 
+def may_be_sharded() -> bool:
+    """Tell whether there can be a DTensor at all: its module takes half a second to import, and somebody has."""
+    return "torch.distributed.tensor" in sys.modules
+
+
 def is_sharded(tensor: object) -> bool:
     """Tell whether this is a DTensor: this process may hold only a part of it.
 
     >>> is_sharded(torch.ones(3)), is_sharded(None)
     (False, False)
     """
-    # Importing the module takes half a second; where nobody has, there is no DTensor.
-    module = sys.modules.get("torch.distributed.tensor")
-    return module is not None and isinstance(tensor, module.DTensor)
+    return may_be_sharded() and isinstance(tensor, sys.modules["torch.distributed.tensor"].DTensor)
 
 
 def local(tensor: Tensor | None) -> Tensor | None:
@@ -166,14 +169,21 @@ class LocalGradient:
         self._handle.remove()
 
 
-def why_unseen(module: nn.Module, output: object) -> str | None:
+def why_unseen(module: nn.Module, called: nn.Module, output: object) -> str | None:
     """Say why a layer call cannot be recorded by this rank alone; None where it can.
 
     Under ``fully_shard`` weights are whole within the forward pass, and outputs are what this rank's data gives. A
     layer whose output or weight is a DTensor there (tensor parallel) is another matter: this rank sees some of its
     units, and a norm of the rest would need a collective.
+
+    Args:
+        module: The layer's module.
+        called: The module that was called: a copy of it, where ``DataParallel`` runs several at once.
+        output: What it returned.
     """
-    if "torch.distributed.tensor" not in sys.modules:
+    if called is not module:
+        return "called as a copy, by DataParallel: several run at once, and none is the layer"
+    if not may_be_sharded():
         return None
     if is_sharded(output):
         return "its output is a DTensor: its norms would need a collective"

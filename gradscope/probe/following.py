@@ -76,6 +76,9 @@ _PLUMBING = (
     "View",
     "AddBackward",
     "FeatureDropout",
+    # What fully_shard puts before a module, and DistributedDataParallel behind one: both hand on what they get.
+    "RegisterPostBackwardFunction",
+    "_DDPSink",
 )
 
 

@@ -1,0 +1,110 @@
+"""Set the parameter metrics of sharded layers apart: they are of this rank's shard, not of the layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from gradscope.metrics import Metric
+from gradscope.probe.distributed import copies, is_sharded, may_be_sharded, share
+from gradscope.probe.layers import Layer
+from gradscope.probe.records import Key
+from gradscope.runs.shards import POOLED
+from gradscope.signals import SIGNALS
+
+PARAMETERS = ("weight", "bias")
+
+
+class ShardedLayers:
+    """Rows of ``shards/`` of one probe: see ``gradscope.runs.shards`` for what becomes of them."""
+
+    def __init__(self, layers: Iterable[Layer], metrics: Sequence[Metric]) -> None:
+        self._layers = {layer.name: layer for layer in layers}
+        self._columns = {
+            name: [place for place, metric in enumerate(metrics) if name in _parameters_of(metric)]
+            for name in PARAMETERS
+        }
+        self._names = [metric.name for metric in metrics]
+
+    def take(
+        self,
+        step: int,
+        keys: Sequence[Key],
+        ids: NDArray[np.int32],
+        values: NDArray[np.float64],
+        present: NDArray[np.bool_],
+    ) -> list[dict[str, Any]]:
+        """Take the metrics of sharded parameters out of the rows of a step.
+
+        Args:
+            step: The step.
+            keys: The calls, one a row.
+            ids: Their ids.
+            values: Shape (calls, metrics).
+            present: Same shape; cleared where a value is of a shard.
+
+        Returns:
+            Rows of ``shards/``, one for each sharded layer.
+        """
+        found: list[dict[str, Any]] = []
+        if not may_be_sharded():
+            return found
+        for row, (name, call) in enumerate(keys):
+            sharded = self._sharded(name) if call == 1 else {}
+            if not sharded:
+                continue
+            shard: dict[str, Any] = {"step": step, "id": int(ids[row])}
+            for parameter in PARAMETERS:
+                if parameter in sharded:
+                    shard[f"{parameter}_share"] = share(sharded[parameter])
+                    shard[f"{parameter}_copies"] = copies(sharded[parameter])
+            for place in {place for parameter in sharded for place in self._columns[parameter]}:
+                if present[row, place] and self._names[place] in POOLED:
+                    shard[self._names[place]] = float(values[row, place])
+                present[row, place] = False
+            found.append(shard)
+        return found
+
+    def without_histograms(self, rows: list[dict[str, Any]], ids: Mapping[Key, int]) -> list[dict[str, Any]]:
+        """Leave out the histograms of sharded weights: those of a shard would pass for those of the weight.
+
+        Args:
+            rows: Rows of ``histograms/``.
+            ids: Ids of the calls.
+        """
+        hidden = {one for (name, _), one in ids.items() if "weight" in self._sharded(name)}
+        return [row for row in rows if row["id"] not in hidden or not row["quantity"].startswith("weight")]
+
+    def note(self, name: str) -> str | None:
+        """Say what is to be known of a sharded layer; None for any other."""
+        sharded = self._sharded(name)
+        if not sharded:
+            return None
+        held = share(next(iter(sharded.values())))
+        return (
+            f"its {' and '.join(sharded)} {'are' if len(sharded) > 1 else 'is'} sharded, this rank holds {held:.0%}: "
+            "parameter metrics are pooled from the ranks that watch, and absent unless all do"
+        )
+
+    def _sharded(self, name: str) -> dict[str, nn.Parameter]:
+        if not may_be_sharded() or name not in self._layers:
+            return {}
+        layer = self._layers[name]
+        found = {"weight": layer.weight, "bias": layer.bias}
+        return {parameter: one for parameter, one in found.items() if one is not None and is_sharded(one)}
+
+
+def _parameters_of(metric: Metric) -> set[str]:
+    """Which parameters a metric is measured on at the step boundary; none where it only mixes them in."""
+    signals = [request.signal for request in metric.requests if SIGNALS[request.signal].phase == "step"]
+    if metric.phase not in (None, "step"):
+        return set()
+    return {_parameter(signal) for signal in signals}
+
+
+def _parameter(signal: str) -> str:
+    return "bias" if signal.startswith("bias") else "weight"
