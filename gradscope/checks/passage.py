@@ -99,21 +99,32 @@ def passage(run: Run, step: int) -> Passage | NotApplicable:
 
 
 def first_and_last(run: Run) -> tuple[Passage | NotApplicable, Passage | NotApplicable] | NotApplicable:
-    """Describe the passage at the first and the last recorded step."""
+    """Describe the passage at the first and the last recorded step that the optimizer took.
+
+    A gradient scaler skips the steps whose gradients overflow: their magnitude says something of the loss scale only.
+    """
     if METRIC not in run.metrics:
         return NotApplicable(f"the metric {METRIC} was not recorded")
-    steps = run.steps(METRIC)
-    if not steps or not run.specs:
+    recorded, steps = run.steps(METRIC), taken(run)
+    if not recorded or not run.specs:
         return NotApplicable("no output gradient has been recorded yet")
+    if not steps:
+        return NotApplicable(f"the optimizer took none of the {len(recorded)} recorded steps")
     return passage(run, steps[0]), passage(run, steps[-1])
 
 
+def taken(run: Run) -> list[int]:
+    """Return the recorded steps with an output gradient that the optimizer took."""
+    skipped = set(run.skipped())
+    return [step for step in run.steps(METRIC) if step not in skipped]
+
+
 def holds_since(run: Run, holds: Callable[[Passage], bool]) -> int:
-    """Return the first of the steps from which on, up to the last recorded one, `holds` is true.
+    """Return the first of the steps from which on, up to the last one taken, `holds` is true.
 
     At most 200 recorded steps are examined, evenly spaced.
     """
-    steps = run.steps(METRIC)
+    steps = taken(run)
     places = np.unique(np.linspace(0, len(steps) - 1, EXAMINED).astype(int))
     chosen = [steps[int(place)] for place in places]
     since = chosen[-1]

@@ -16,7 +16,7 @@ from gradscope.checks.passage import (
     split,
     unwatched,
 )
-from gradscope.checks.wording import duration, not_blamed, numbers, observed
+from gradscope.checks.wording import duration, left_out, not_blamed, numbers, observed
 from gradscope.runs import Run
 
 SILENT = "no error signal reaches any layer"
@@ -46,7 +46,7 @@ class Trend:
 
 
 def examine(trend: Trend, run: Run) -> list[Finding] | NotApplicable:
-    """Look at the first and the last recorded step; one that cannot be judged does not silence the other."""
+    """Look at the first and the last step taken; one that cannot be judged does not silence the other."""
     ends = first_and_last(run)
     if isinstance(ends, NotApplicable):
         return ends
@@ -79,7 +79,7 @@ def _finding(trend: Trend, run: Run, seen: Passage, early: Passage | None, late:
         layers=seen.path,
         steps=_steps(early, late, since),
         evidence=numbers(seen, share),
-        cause=" ".join([observed(seen, activation, share), *not_blamed(gaps), when]),
+        cause=" ".join([observed(seen, activation, share), *not_blamed(gaps), when, *left_out(len(run.skipped()))]),
         remedy=trend.general if gaps else trend.remedy(seen, activation, share),
         source=trend.source,
     )

@@ -50,6 +50,18 @@ def not_blamed(gaps: Sequence[tuple[int, int]]) -> list[str]:
     return [f"What lies between layers {where} is not watched: it is not said which factor is to blame."]
 
 
+def left_out(skipped: int) -> list[str]:
+    """Say how many recorded steps were not looked at: nothing where there is none.
+
+    >>> left_out(1)
+    ['1 recorded step that the optimizer skipped is left out.']
+    """
+    if not skipped:
+        return []
+    steps, are = ("step", "is") if skipped == 1 else ("steps", "are")
+    return [f"{skipped} recorded {steps} that the optimizer skipped {are} left out."]
+
+
 def duration(first: int | None, last: int | None, since: int) -> str:
     """Say when it holds: at the first recorded step, at the last, or both."""
     if first is not None and first == last:
