@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
+
+from gradscope.probe import distributed
 
 COMPILED_TEXT = (
     "compiled before it was watched: hooks never fire in compiled code; "
@@ -30,29 +31,20 @@ _WRAPPER = ("compile_wrapper", "eval_frame.py")
 
 def unwrap(model: Any) -> Any:
     """Return the module inside the wrappers of torch.compile and DistributedDataParallel, in any order."""
-    while isinstance(model, nn.Module):
-        inner = model.module if isinstance(model, DistributedDataParallel) else _original(model)
-        if inner is None:
-            break
+    while (inner := distributed.unwrap(_original(model) or model)) is not model:
         model = inner
     return model
 
 
 def is_compiled(model: Any) -> bool:
     """Tell whether a model is compiled as a whole: a call of it runs compiled code, in which no hook fires."""
-    while isinstance(model, nn.Module):
-        inner = _original(model)
-        if inner is not None or _compiled_in_place(model):
-            return True
-        if not isinstance(model, DistributedDataParallel):
-            return False
-        model = model.module
-    return False
+    inner = distributed.unwrap(model)
+    return any(isinstance(one, nn.Module) and _is_compiled(one) for one in (model, inner))
 
 
 def holds_compiled(model: nn.Module) -> bool:
     """Tell whether a model, or a module in it, is compiled."""
-    return any(_original(module) is not None or _compiled_in_place(module) for module in model.modules())
+    return any(_is_compiled(module) for module in model.modules())
 
 
 def called_from_compiled() -> bool:
@@ -77,13 +69,13 @@ def outside_compiled(call: Callable[..., Any]) -> Callable[..., Any]:
     return disabled
 
 
-def _original(module: nn.Module) -> nn.Module | None:
+def _is_compiled(module: nn.Module) -> bool:
+    return _original(module) is not None or module.__dict__.get("_compiled_call_impl") is not None
+
+
+def _original(module: Any) -> nn.Module | None:
     """The module that an OptimizedModule was made of; its class is looked at by name, since importing it is slow."""
     return module._modules.get("_orig_mod") if type(module).__name__ == "OptimizedModule" else None
-
-
-def _compiled_in_place(module: nn.Module) -> bool:
-    return module.__dict__.get("_compiled_call_impl") is not None
 
 
 def _dynamo() -> Any:

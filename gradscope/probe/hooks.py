@@ -11,8 +11,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from gradscope.probe.compiled import outside_compiled
-
 CHANNEL_NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LocalResponseNorm)
 NORM_MODULES = (*CHANNEL_NORMS, nn.LayerNorm, nn.RMSNorm)
 
@@ -59,16 +57,11 @@ def on_gradient(tensor: Any, hook: Callable[..., None]) -> Any:
     return tensor.register_hook(hook)
 
 
-def on_accumulation(parameter: Any, call: Callable[..., None], *, lasting: bool = False) -> Any:
+def on_accumulation(parameter: Any, call: Callable[..., None]) -> Any:
     """Call something when a gradient has been added to ``parameter.grad``, as long as somebody else keeps it alive.
 
     The collector cannot see through a parameter's hooks: a strong reference would keep the model for ever.
     While a CUDA graph is being captured there is no gradient yet, only memory that replays will fill.
-
-    Args:
-        parameter: The parameter.
-        call: Called with it.
-        lasting: For longer than a recorded step: the hook then keeps the compiler out.
     """
     alive = weakref.WeakMethod(call) if isinstance(call, MethodType) else weakref.ref(call)
 
@@ -77,8 +70,7 @@ def on_accumulation(parameter: Any, call: Callable[..., None], *, lasting: bool 
         if found is not None and not is_capturing():
             found(grad_owner)
 
-    hook = outside_compiled(Hook(forward)) if lasting else StepHook(forward)
-    return parameter.register_post_accumulate_grad_hook(hook)
+    return parameter.register_post_accumulate_grad_hook(StepHook(forward))
 
 
 def is_capturing() -> bool:

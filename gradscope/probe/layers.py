@@ -6,7 +6,9 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+import torch
 from torch import nn
+from torch.fx import GraphModule
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import UninitializedParameter
 
@@ -93,12 +95,16 @@ def find_layers(model: nn.Module, layers: LayerFilter = None) -> tuple[Layer, ..
         raise InvalidTypeError(
             "FullyShardedDataParallel keeps the weights of many layers in one flat parameter; use fully_shard"
         )
-    wrappers = wrapper_parts(model)
-    found: dict[str, nn.Module] = {
-        clean(name, wrappers): module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear | _ConvNd)
-    }
+    if isinstance(model, torch.jit.ScriptModule):
+        raise InvalidTypeError(
+            "TorchScript (torch.jit) runs a graph of its own, in which no hook fires; watch the model it was made of"
+        )
+    found = named_layers(model)
+    if not found and isinstance(model, GraphModule):
+        raise InvalidValueError(
+            f"no layers in {type(model).__name__}: an exported graph holds operations, not modules; "
+            "watch the model it was made of"
+        )
     if not found:
         raise InvalidValueError(f"no layers in {type(model).__name__}; watched are: {KINDS}")
     chosen = _choose(found, layers)
@@ -106,6 +112,22 @@ def find_layers(model: nn.Module, layers: LayerFilter = None) -> tuple[Layer, ..
         Layer(index, name or type(found[name]).__name__, found[name], _unit_dim(found[name]))
         for index, name in enumerate(chosen)
     )
+
+
+def named_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """Find the modules that can be watched, by qualified name, in order of registration."""
+    wrappers = wrapper_parts(model)
+    return {
+        clean(name, wrappers): module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | _ConvNd)
+    }
+
+
+def scripted_layers(model: nn.Module) -> list[str]:
+    """Return the qualified names of layers inside TorchScript, where no hook fires."""
+    scripted = ((name, module) for name, module in model.named_modules() if isinstance(module, torch.jit.ScriptModule))
+    return [clean(name) for name, module in scripted if module.original_name in KINDS.split(", ")]
 
 
 def clean(name: str, wrappers: Collection[str] = ()) -> str:

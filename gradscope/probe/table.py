@@ -16,20 +16,31 @@ class LayerTable:
         self._order: list[Key] = [(spec.layer, spec.call) for spec in specs]
         self.ids: dict[Key, int] = {(spec.layer, spec.call): spec.id for spec in specs}
         self._specs: dict[Key, LayerSpec] = {(spec.layer, spec.call): spec for spec in specs}
+        self._unseen: set[Key] = set()
 
     def update(self, records: Sequence[CallRecord]) -> bool:
         """Take in the calls of a step, in order of execution; tell whether the table changed."""
         before = self.specs
         previous: Key | None = None
         for record in records:
-            if record.key not in self.ids:
+            self._await(record)
+            if record.key not in self._specs:
                 place = self._order.index(previous) + 1 if previous is not None else 0
                 self._order.insert(place, record.key)
-                self.ids[record.key] = len(self.ids)
+                self.ids.setdefault(record.key, len(self.ids))
             previous = record.key
         for record in records:
             self._specs[record.key] = self._describe(record)
         return self.specs != before
+
+    def _await(self, record: CallRecord) -> None:
+        """A row of parameters alone stands in order of registration, until a call shows where the layer belongs."""
+        if not record.batches and record.key not in self.ids:
+            self._unseen.add(record.key)
+        elif record.batches and record.key in self._unseen:
+            self._unseen.remove(record.key)
+            self._order.remove(record.key)
+            del self._specs[record.key]
 
     @property
     def known(self) -> dict[Key, str]:

@@ -22,11 +22,12 @@ from torch.optim import Optimizer
 from gradscope.errors import InvalidTypeError, InvalidValueError, RunFormatError
 from gradscope.metrics import select, wants_histograms
 from gradscope.probe.arguments import first_pace, given_pace, refuse_ignored, scaler_or_none, share_of_time, whole_steps
-from gradscope.probe.compiled import unwrap
+from gradscope.probe.compiled import COMPILED_WARNING, is_compiled, unwrap
 from gradscope.probe.distributed import rank, world_size
 from gradscope.probe.layers import Layer, LayerFilter, find_layers
 from gradscope.probe.observer import Probe
 from gradscope.probe.plan import Plan
+from gradscope.probe.tiers import scope_of
 from gradscope.runs import Runs, Writer, load
 
 _process = os.getpid()
@@ -96,6 +97,9 @@ def watch(
     whole_steps("information_every", information_every)
     scaler, budget = scaler_or_none(scaler), share_of_time(budget)
     plan = Plan(select(metrics), wants_histograms(metrics))
+    scope = scope_of(target, found, plan, is_compiled(model))
+    if is_compiled(model):
+        warnings.warn(COMPILED_WARNING, stacklevel=2)
     folder = _folder(out, name)
     if resume:
         _refuse_other_model(folder, found)
@@ -117,7 +121,7 @@ def watch(
         writer.close("failed", "the model was being watched already, and warnings are errors here")
         raise
     kept = None if steps else budget
-    probe = Probe(target, optimizers, found, plan, writer, pace, budget=kept, scaler=scaler)
+    probe = Probe(target, optimizers, found, plan, writer, pace, budget=kept, scaler=scaler, scope=scope)
     _probes[target] = weakref.ref(probe)
     return probe
 

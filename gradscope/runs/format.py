@@ -73,8 +73,13 @@ COVERAGE = pa.schema(
         ("expected", pa.int64()),
         ("fired", pa.int64()),
         ("text", pa.string()),
+        ("parameters", pa.string()),
+        ("boundaries", pa.string()),
+        ("units", pa.string()),
     ]
 )
+LATER = {"coverage": ("parameters", "boundaries", "units")}
+"""Columns that a table of an earlier version lacks; they read as null."""
 
 
 def description_of(rank: int) -> str:

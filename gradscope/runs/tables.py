@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 
 from gradscope.errors import RunFormatError
-from gradscope.runs.format import Part, parse_part, visible
+from gradscope.runs.format import LATER, Part, parse_part, visible
 from gradscope.runs.spans import Span, spans_of
 from gradscope.runs.store import Store
 
@@ -146,6 +146,9 @@ class TableReader:
             table = self._opened(part, lambda file: file.read(columns=names))
         else:
             table = self._opened(part, lambda file: file.read_row_groups(groups, columns=names))
+        for name in names:
+            if name not in table.column_names and name in LATER.get(self._table, ()):
+                table = table.append_column(name, pa.nulls(len(table), self._schema.field(name).type))
         absent = [name for name in names if name not in table.column_names]
         if absent:
             raise RunFormatError(f"{self._store.shown(where)} has no column {absent[0]!r}")

@@ -80,7 +80,7 @@ def test_the_schema_of_every_table_is_the_documented_one(table: str, metrics: An
         "events": "step rank time kind text",
         "histograms": "step rank id quantity lowest positive negative zeros nonfinite sampled entries",
         "units": "step rank id unit samples flat_fraction dead",
-        "coverage": "step rank layer code expected fired text",
+        "coverage": "step rank layer code expected fired text parameters boundaries units",
         "shards": "step rank id weight_share weight_copies bias_share bias_copies weight_grad_norm weight_grad_rms "
         "weight_grad_zero_fraction bias_grad_norm weight_rms update_ratio",
     }

@@ -141,6 +141,7 @@ def test_small_tables(tmp_path: Path, metrics: Any, chain: Chain) -> None:
     writer.append("histograms", [histogram | counts])
     writer.append("units", [{"step": 1, "id": 0, "unit": 7, "samples": 64, "flat_fraction": 0.5, "dead": None}])
     missed = {"step": 1, "layer": "net.1", "code": "missed", "expected": 2, "fired": 1, "text": "one hook did not fire"}
+    missed |= {"parameters": "yes", "boundaries": "part", "units": "no"}
     writer.append("coverage", [missed])
     writer.close()
     run = run_at(tmp_path / "run")

@@ -1,0 +1,109 @@
+"""Tiers of capability: what can be had of a layer, from what is always exact to what takes most.
+
+Parameters are read at the step boundary, whatever ran the model: compiled, captured, sharded or plain. Boundaries
+(activations and error signals) take hooks on the call of a layer, units an activation function that is recognised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from gradscope.probe.compiled import COMPILED_TEXT
+from gradscope.probe.layers import Layer, named_layers, scripted_layers
+from gradscope.probe.plan import Plan
+from gradscope.probe.recorder import Recorder
+from gradscope.probe.records import CallRecord
+from gradscope.signals import SIGNALS
+
+YES, PART, NO = "yes", "part", "no"
+TIERS = ("parameters", "boundaries", "units")
+# Everything else that keeps a backward pass from being known leaves what the forward pass showed.
+_FORWARD_ONLY = ("no_gradient", "missed", "repeated", "no_contribution")
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What a probe can see of its model, before the first step.
+
+    Attributes:
+        tiers: Tiers that the chosen metrics ask for.
+        limits: Code and text of layers of which only parameters can be had, by name.
+        left_out: Code and text of layers that are not watched, by name.
+    """
+
+    tiers: frozenset[str] = frozenset(TIERS)
+    limits: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    left_out: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+
+
+def scope_of(model: nn.Module, layers: Iterable[Layer], plan: Plan, compiled: bool) -> Scope:
+    """Say what a probe can see of a model.
+
+    Args:
+        model: The model, without the wrappers of torch.compile and DistributedDataParallel.
+        layers: The layers chosen.
+        plan: The metrics chosen.
+        compiled: Whether the whole model was compiled before it was watched.
+    """
+    names = {layer.name for layer in layers}
+    limits = dict.fromkeys(names, ("compiled", COMPILED_TEXT)) if compiled else {}
+    left_out = {name: ("filtered", "left out by layers=") for name in named_layers(model) if name not in names}
+    scripted = dict.fromkeys(scripted_layers(model), ("scripted", "inside TorchScript (torch.jit): no hook fires"))
+    return Scope(asked_tiers(plan), limits, left_out | scripted)
+
+
+def asked_tiers(plan: Plan) -> frozenset[str]:
+    """Return the tiers that the chosen metrics ask for."""
+    of_parameters = [name for name, signal in SIGNALS.items() if signal.phase == "step"]
+    at_boundaries = [name for name, signal in SIGNALS.items() if signal.phase not in ("step", "window")]
+    asked = {"parameters": plan.needs(*of_parameters), "boundaries": plan.needs(*at_boundaries)}
+    return frozenset(name for name, is_asked in (asked | {"units": plan.needs("dead_units")}).items() if is_asked)
+
+
+def tiers_of(
+    layer: Layer, calls: Sequence[CallRecord], code: str, read: Collection[str], asked: Collection[str]
+) -> tuple[str, str, str]:
+    """Say of parameters, boundaries and units whether a recorded step holds them: yes, no or in part.
+
+    Args:
+        layer: The layer.
+        calls: Its calls in this step; one without a micro-batch was made up for its parameters.
+        code: What coverage says of it.
+        read: Names of layers whose parameters were read.
+        asked: Tiers that the chosen metrics ask for.
+    """
+    called = [one for one in calls if one.batches]
+    found = {
+        "parameters": _parameters(layer) if calls and layer.name in read else NO,
+        "boundaries": (PART if code in _FORWARD_ONLY or code == "error" else YES) if called else NO,
+        "units": YES if any(one.activation not in ("?", "identity") for one in called) else NO,
+    }
+    parameters, boundaries, units = (found[name] if name in asked else NO for name in TIERS)
+    return parameters, boundaries, units
+
+
+def _parameters(layer: Layer) -> str:
+    if layer.weight is None:
+        return NO if layer.bias is None else PART
+    return YES if layer.weight.requires_grad else PART
+
+
+def add_uncalled(recorder: Recorder, layers: Iterable[Layer], limits: Collection[str]) -> None:
+    """Give layers whose calls cannot be seen a row for their parameters.
+
+    These are the layers of which only parameters can be had, and all of them where no call of any was seen although
+    gradients have arrived: the replay of a CUDA graph calls no hook, a training in evaluation mode does not count.
+    """
+    unseen = not any(record.batches for record in recorder.records.values())
+    for layer in layers:
+        if layer.name in recorder.parameters and (layer.name in limits or (unseen and has_gradient(layer.module))):
+            made_up = CallRecord(layer, 1, resolved=False)
+            recorder.records.setdefault(made_up.key, made_up)
+
+
+def has_gradient(module: nn.Module) -> bool:
+    """Tell whether a parameter of a layer has a gradient."""
+    return any(parameter.grad is not None for parameter in module.parameters())

@@ -1,0 +1,67 @@
+"""The table of what was recorded of every layer, and why something was not: a DataFrame that reads well."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+TIERS = {
+    "parameters": "weights, their gradients and updates",
+    "boundaries": "activations and error signals",
+    "units": "units of activation functions",
+}
+_ASIDE = ("filtered", "scripted")
+
+
+class CoverageTable(pd.DataFrame):
+    """Rows of coverage; printed, it says first what there is of each tier, then why layers lack data."""
+
+    @property
+    def _constructor(self) -> type[pd.DataFrame]:
+        return pd.DataFrame  # what is made of it is an ordinary table
+
+    def __repr__(self) -> str:
+        return coverage_text(pd.DataFrame(self))
+
+
+def latest_coverage(coverage: pd.DataFrame) -> pd.DataFrame:
+    """Keep what the last look at every layer showed, on every rank; a table without steps is left as it is."""
+    if "step" not in coverage:
+        return coverage
+    return coverage.sort_values("step", kind="stable").drop_duplicates(["rank", "layer"], keep="last")
+
+
+def tier_counts(coverage: pd.DataFrame) -> dict[str, str]:
+    """Say of every tier of how many watched layers it was recorded.
+
+    >>> tier_counts(pd.DataFrame({"layer": ["a", "b"], "code": ["recorded", "missed"], "boundaries": ["yes", "part"]}))
+    {'boundaries': '1 of 2, 1 in part'}
+    """
+    watched = coverage[~coverage["code"].isin(_ASIDE)]
+    known = {name: watched[name] for name in TIERS if name in watched and watched[name].notna().any()}
+    return {name: _count(values) for name, values in known.items()}
+
+
+def _count(values: pd.Series[str]) -> str:
+    whole, part = int((values == "yes").sum()), int((values == "part").sum())
+    return f"{whole} of {len(values)}" + (f", {part} in part" if part else "")
+
+
+def coverage_text(coverage: pd.DataFrame) -> str:
+    """Return tiers and layers as text."""
+    if coverage.empty:
+        return "no layers"
+    latest = latest_coverage(coverage)
+    counts = tier_counts(latest)
+    head: list[tuple[str, ...]] = [("tier", "layers", "what it is")]
+    head += [(name, count, TIERS[name]) for name, count in counts.items()]
+    ranks = ["rank"] if "rank" in latest and latest["rank"].nunique() > 1 else []
+    columns = [*ranks, "layer", *counts, "code", "text"]
+    body: list[tuple[str, ...]] = [tuple(columns)]
+    body += [tuple(map(str, row)) for row in latest[columns].itertuples(index=False)]
+    return "\n\n".join(_aligned(table) for table in (head, body) if len(table) > 1)
+
+
+def _aligned(rows: list[tuple[str, ...]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)
