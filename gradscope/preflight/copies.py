@@ -73,7 +73,7 @@ def copy_training(model: nn.Module, optimizer: Optimizers, loss_fn: Loss, batch:
         InvalidTypeError: for an optimizer that is none, and makes none.
         InvalidValueError: for what cannot be copied, or an optimizer of other parameters.
     """
-    memo: dict[int, Any] = {}
+    memo = _histories(model)
     twin = _copied("model", model, memo)
     # A function is shared by all copies; a module has parameters and buffers of its own.
     loss = _copied("loss_fn", loss_fn, memo) if isinstance(loss_fn, nn.Module) else loss_fn
@@ -105,6 +105,12 @@ def _call(model: nn.Module, x: Any) -> Any:
     if isinstance(x, tuple):
         return model(*x)
     return model(**x) if isinstance(x, Mapping) else model(x)
+
+
+def _histories(model: nn.Module) -> dict[int, Any]:
+    """Copies of tensors that modules keep with their history, such as a pruned weight: torch copies only leaves."""
+    kept = [value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor)]
+    return {id(value): value.detach().clone() for value in kept if not value.is_leaf}
 
 
 def _copied(name: str, value: Any, memo: dict[int, Any]) -> Any:

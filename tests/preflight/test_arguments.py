@@ -100,7 +100,7 @@ class Kept(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.layer = nn.Linear(16, 10)
-        self.kept = self.layer(torch.ones(16))
+        self.kept = [self.layer(torch.ones(16))]
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layer(x)
