@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from gradscope.errors import InvalidValueError
 from gradscope.runs.columns import Column, Keys, column, keys
 from gradscope.runs.given import whole
+from gradscope.runs.ranks import RankLayers
 from gradscope.runs.spans import Span
 from gradscope.runs.tables import TableReader
-from gradscope.spec import LayerSpec
 
 KEYS = ("step", "rank", "id")
 REMEMBERED = 2**29
@@ -22,13 +22,13 @@ REMEMBERED = 2**29
 class LayerRows:
     """Reads metrics, whole ones into memory and remembered, single steps from their row groups alone."""
 
-    def __init__(self, reader: TableReader, layers: Iterable[LayerSpec]) -> None:
+    def __init__(self, reader: TableReader, ranks: RankLayers) -> None:
         self._reader = reader
-        self.renew(layers)
+        self._ranks = ranks
+        self.renew()
 
-    def renew(self, layers: Iterable[LayerSpec]) -> None:
+    def renew(self) -> None:
         """Forget what was sorted, for there are new rows or layers."""
-        self._layers: Mapping[int, LayerSpec] = {one.id: one for one in layers}
         self._keys: dict[int, Keys] = {}
         self._columns: dict[tuple[str, int], Column] = {}
 
@@ -50,7 +50,7 @@ class LayerRows:
             table = self._reader.columns([*KEYS, metric])
             if rank not in self._keys or self._keys[rank].count != len(table["step"]):
                 # Parts that were merged while they were read bring what has been written meanwhile.
-                self._keys[rank] = keys(table, self._layers, rank)
+                self._keys[rank] = keys(table, self._ranks.of(rank), rank)
             self._remember(column(metric, table[metric], self._keys[rank]), rank)
         return self._columns[metric, rank]
 
@@ -77,7 +77,7 @@ class LayerRows:
 
     def _between(self, metrics: Sequence[str], first: int, last: int, rank: int) -> dict[str, Column]:
         table = self._reader.window([*KEYS, *metrics], lambda span: span.holds(first, last, rank))
-        sorted_keys = keys(table, self._layers, rank)
+        sorted_keys = keys(table, self._ranks.of(rank), rank)
         return {name: column(name, table[name], sorted_keys).between(first, last) for name in metrics}
 
     def _first(self, metric: str, rank: int) -> int | None:

@@ -13,10 +13,13 @@ import pyarrow.compute as pc
 from gradscope.errors import InvalidValueError, unknown_name
 from gradscope.runs import decay, ledger
 from gradscope.runs.columns import Column
+from gradscope.runs.coverage import CoverageTable
 from gradscope.runs.description import Description, parse_description, read_bytes, read_raw
 from gradscope.runs.format import DESCRIPTION, TABLES, schema_of
 from gradscope.runs.graph import trunk
 from gradscope.runs.layer_rows import LayerRows
+from gradscope.runs.ranks import RankLayers
+from gradscope.runs.shard_rows import ShardRows
 from gradscope.runs.store import Store
 from gradscope.runs.tables import TableReader
 from gradscope.spec import LayerSpec, MetricSpec
@@ -27,7 +30,7 @@ class Run:
 
     Columns are read when asked for, only those asked for, and once; of a single step, only the row groups it lies in.
     What a live run has gained since shows after `refresh`. Where several ranks recorded, rank 0 is shown unless
-    `rank=` says otherwise.
+    `rank=` says otherwise. Metrics of parameters that are sharded are pooled over the ranks, and the same for each.
 
     Attributes:
         path: Folder of the run, as given.
@@ -40,7 +43,9 @@ class Run:
         self._tables = {
             name: TableReader(self._store, name, schema_of(name, self._description.metrics)) for name in TABLES
         }
-        self._rows = LayerRows(self._tables["layers"], self._description.layers)
+        self._ranks = RankLayers(self._store, self._description.layers)
+        self._rows = LayerRows(self._tables["layers"], self._ranks)
+        self._sharded = ShardRows(self._tables["shards"], self._ranks)
         self._seen = _gist(self._description)
 
     def __repr__(self) -> str:
@@ -120,8 +125,8 @@ class Run:
         Raises:
             UnknownNameError: The run has no such metric.
         """
-        self._check(metric)
-        return self._rows.whole(metric, rank)
+        self._check(metric, rank)
+        return self._sharded.complete(self._rows.whole(metric, rank))
 
     def rows(self, metric: str, *, rank: int = 0) -> pd.DataFrame:
         """Return the tidy view of a metric: step, depth, layer, metric, value.
@@ -131,7 +136,7 @@ class Run:
         Raises:
             UnknownNameError: The run has no such metric.
         """
-        return self.column(metric, rank=rank).rows({one.depth: one for one in self.specs})
+        return self.column(metric, rank=rank).rows(self._ranks.by_depth())
 
     def frame(self, metric: str, *, rank: int = 0) -> pd.DataFrame:
         """Return a metric as a table: index `step`, a column per `depth` with any value, NaN where absent."""
@@ -147,7 +152,9 @@ class Run:
             InvalidTypeError: The step is no whole number.
             InvalidValueError: The step is not recorded; the message names its neighbours.
         """
-        self._check(metric)
+        self._check(metric, rank)
+        if self._sharded.pools(metric):
+            return self.column(metric, rank=rank).profile(step)
         return self._rows.at([metric], step, rank)[metric].profile(None)
 
     def ledger(self, step: int | None = None, *, rank: int = 0) -> pd.DataFrame:
@@ -205,9 +212,14 @@ class Run:
         return self._small("events")
 
     @property
-    def coverage(self) -> pd.DataFrame:
-        """What recording missed, of all ranks: step, rank, layer, code, expected, fired, text."""
-        return self._small("coverage")
+    def coverage(self) -> CoverageTable:
+        """What was recorded of every layer and what not, of all ranks, whenever it changed; print it to read it.
+
+        A DataFrame: step, rank, layer, code, expected, fired, text, and the tiers `parameters` (weights, their
+        gradients and updates), `boundaries` (activations and error signals) and `units` (of activation functions),
+        each yes, no or part; null in runs of earlier versions.
+        """
+        return CoverageTable(self._small("coverage"))
 
     @property
     def histograms(self) -> pd.DataFrame:
@@ -222,6 +234,21 @@ class Run:
     def units(self) -> pd.DataFrame:
         """Units of activation functions: step, rank, depth, layer, unit, samples, flat_fraction, dead."""
         return self._placed(self._small("units"))
+
+    @property
+    def ranks(self) -> list[int]:
+        """The processes of a distributed training that have recorded, ascending; 0 alone elsewhere."""
+        recorded = pc.unique(self._tables["layers"].columns(["rank"])["rank"]).to_pylist()
+        return sorted({0, *self._ranks.described, *recorded})
+
+    @property
+    def shards(self) -> pd.DataFrame:
+        """What each rank recorded of its shards: step, rank, depth, layer, weight_share, ..., one column a metric.
+
+        The shares of all ranks sum to 1. `gradscope.runs.shards` says how the metrics are pooled; other views show
+        them pooled.
+        """
+        return self._placed(self._small("shards"))
 
     @property
     def nonfinite(self) -> pd.DataFrame:
@@ -247,12 +274,16 @@ class Run:
         before, self._seen = self._seen, _gist(self._description)
         new = any(grown) or self._seen != before
         if new:
-            self._rows.renew(self._description.layers)
+            self._ranks.renew(self._description.layers)
+            self._rows.renew()
+            self._sharded.renew()
         return new
 
-    def _check(self, metric: str) -> None:
+    def _check(self, metric: str, rank: int) -> None:
         if metric not in self.metrics:
             raise unknown_name("metric", metric, self.metrics)
+        if rank != 0 and rank not in self.ranks:
+            raise unknown_name("rank", rank, self.ranks)
 
     def _small(self, table: str) -> pd.DataFrame:
         columns = self._tables[table].columns(schema_of(table).names)
@@ -261,11 +292,12 @@ class Run:
 
     def _placed(self, frame: pd.DataFrame) -> pd.DataFrame:
         """Replace the id of a layer call by its depth and layer."""
-        known = {one.id: one for one in self._description.layers}
-        frame = frame[frame["id"].isin(list(known))].reset_index(drop=True)
-        ids = frame.pop("id")
-        frame.insert(2, "depth", [known[one].depth for one in ids])
-        frame.insert(3, "layer", [known[one].layer for one in ids])
+        known = {rank: self._ranks.of(rank) for rank in frame["rank"].unique().tolist()}
+        found = [known[rank].get(one) for rank, one in zip(frame["rank"], frame["id"], strict=True)]
+        there = pd.Series([one is not None for one in found], dtype=bool)
+        frame = frame[there].drop(columns="id").reset_index(drop=True)
+        frame.insert(2, "depth", [one.depth for one in found if one is not None])
+        frame.insert(3, "layer", [one.layer for one in found if one is not None])
         return frame
 
 

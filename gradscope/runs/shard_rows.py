@@ -1,0 +1,49 @@
+"""The rows of ``shards/`` as views want them: pooled over the ranks, beside what ``layers/`` holds."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from gradscope.runs.columns import Column
+from gradscope.runs.ranks import RankLayers
+from gradscope.runs.shards import POOLED, needed, pool
+from gradscope.runs.tables import TableReader
+
+
+class ShardRows:
+    """Completes the metrics of a run by those of its sharded parameters, where it has any."""
+
+    def __init__(self, reader: TableReader, ranks: RankLayers) -> None:
+        self._reader = reader
+        self._ranks = ranks
+        self.renew()
+
+    def renew(self) -> None:
+        """Forget what was pooled, for there are new rows or layers."""
+        self._pooled: dict[str, pd.DataFrame] = {}
+
+    def pools(self, metric: str) -> bool:
+        """Tell whether a metric has values of shards."""
+        return metric in POOLED and len(self._reader.columns(["rank"])["rank"]) > 0
+
+    def complete(self, column: Column) -> Column:
+        """Return a metric with the values of sharded layers, pooled over all ranks, among those of other layers."""
+        if not self.pools(column.metric):
+            return column
+        pooled = self._pool(column.metric)
+        step = np.concatenate([column.step, pooled["step"].to_numpy(np.int64)])
+        depth = np.concatenate([column.depth, pooled["depth"].to_numpy(np.int32)])
+        value = np.concatenate([column.value, pooled["value"].to_numpy(np.float64)])
+        order = np.lexsort((depth, step))
+        return Column(column.metric, step[order], depth[order], value[order])
+
+    def _pool(self, metric: str) -> pd.DataFrame:
+        if metric not in self._pooled:
+            table = self._reader.columns(needed(metric))
+            depths = {
+                rank: {one.id: one.depth for one in self._ranks.of(rank).values()}
+                for rank in np.unique(np.asarray(table["rank"])).tolist()
+            }
+            self._pooled[metric] = pool(metric, table, depths)
+        return self._pooled[metric]
