@@ -98,6 +98,7 @@ class LossScale:
         scaler: The GradScaler; None where none was given.
         counted: Optimizers whose steps are counted.
         on_skip: Called with an optimizer whose step the scaler skipped: its own hooks do not fire then.
+        saw_backward: Whether there was a backward pass since the last step closed.
         remark: Called with the step, a key, and what must be said; it is said once for each key.
         fault: Called with layer, place and error when something of ours fails.
     """
@@ -107,13 +108,14 @@ class LossScale:
         scaler: GradScaler | None,
         counted: Iterable[Optimizer],
         on_skip: Callable[[Optimizer], None],
+        saw_backward: Callable[[], bool],
         remark: Callable[[int, str, str], None],
         fault: Callable[[str, str, Exception], None],
     ) -> None:
         self._scaler = scaler if scaler is not None and scaler.is_enabled() else None
         self._given = scaler is not None
         self._counted = {id(one): place for place, one in enumerate(counted, start=1)}
-        self._on_skip, self._remark, self._fault = on_skip, remark, fault
+        self._on_skip, self._saw_backward, self._remark, self._fault = on_skip, saw_backward, remark, fault
         self._recorder: Recorder | None = None
         self._notes = _Notes()
         self._stepped = False
@@ -166,12 +168,14 @@ class LossScale:
         """Learn that ``unscale_`` or ``step`` has returned; a step that no hook has seen was skipped."""
         if optimizer is None:
             return
-        if method == "unscale_" and self._recorder is not None:
-            self._notes.unscaled |= _parameters(optimizer)
-        elif method == "step" and id(optimizer) in self._counted:
+        if method == "step" and id(optimizer) in self._counted:
             if not self._stepped:
                 self._guarded(lambda _: self._note_found(_parameters(optimizer), 1.0))
                 self._on_skip(optimizer)
+        elif not self._counted and not self._saw_backward():
+            return  # `probe.step()` came first: this belongs to the step that it closed
+        elif method == "unscale_":
+            self._notes.unscaled |= _parameters(optimizer)
         elif method == "step" and not self._counted:
             self._guarded(lambda _: self._note_uncounted(optimizer))
 
@@ -243,11 +247,11 @@ class LossScale:
             self._notes.left.setdefault(one, plain if one in self._notes.unscaled else place)
 
     def _end_epoch(self, recorder: Recorder) -> None:
-        """Note which calls received a gradient since the scale last changed."""
+        """Note the scale, and which calls received a gradient since it last changed."""
         counts = {key: record.fired for key, record in recorder.records.items()}
         fired = frozenset(key for key, count in counts.items() if count > self._notes.counts.get(key, 0))
         self._notes.counts = counts
-        if fired:
+        if fired or (not self._notes.epochs and self._saw_backward()):
             self._notes.epochs.append((self._put(self._scale()), fired))
 
     def _detect(self, optimizer: Optimizer, step: int) -> None:
@@ -289,7 +293,9 @@ class _Notes:
 
     def _scales(self, key: Key, mine: tuple[int, int], numbers: NDArray[np.float64]) -> Scales:
         weight, bias = (float(numbers[self.left[one]]) if one in self.left else 1.0 for one in mine)
-        error = {float(numbers[place]) for place, fired in self.epochs if key in fired} or {1.0}
+        error = {float(numbers[place]) for place, fired in self.epochs if key in fired}
+        # Where no hook fires, as in compiled code, the weight gradient still carries the scale of its backward pass.
+        error = error or {float(numbers[place]) for place, _ in self.epochs} or {1.0}
         told = len(error) == 1 and self.unknown.isdisjoint(mine)
         return Scales(error.pop() if told else float("nan"), weight, bias, self._skipped(mine, numbers))
 

@@ -68,7 +68,9 @@ class Probe:
         self._parameters = ParameterReader(layers, plan, self._fault)
         seen = tuple(layer for layer in layers if layer.name not in self._scope.limits)
         self._attachment = Attachment(model, seen, plan.needs("activation_input"), self._fault)
-        self._loss_scale = LossScale(scaler, self._optimizers, self._skip, self._sink.remark, self._fault)
+        self._loss_scale = LossScale(
+            scaler, self._optimizers, self._skip, self._saw_backward, self._sink.remark, self._fault
+        )
         self._lasting, self._recording = HookSet(), HookSet()
         self._before_step = outside_compiled(Hook(self._before_optimizer))
         self._recorder: Recorder | None = None
@@ -214,8 +216,11 @@ class Probe:
 
     def _current(self) -> int:
         """Step that a scalar logged now belongs to."""
-        saw_backward = self._backward.seen or (self._recorder is not None and self._recorder.saw_gradient)
-        return self._step if saw_backward or self._step == self._first_step else self._step - 1
+        return self._step if self._saw_backward() or self._step == self._first_step else self._step - 1
+
+    def _saw_backward(self) -> bool:
+        """Tell whether there was a backward pass since the last step closed."""
+        return self._backward.seen or (self._recorder is not None and self._recorder.saw_gradient)
 
     def _before_optimizer(self, optimizer: Optimizer, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
         recorder = self._recorder
