@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from gradscope.metrics import Metric
+from gradscope.probe.coverage import Coverage
 from gradscope.probe.distributed import copies, is_sharded, may_be_sharded, share
 from gradscope.probe.layers import Layer
 from gradscope.probe.records import Key
+from gradscope.probe.tiers import PART, YES
 from gradscope.runs.shards import POOLED
 from gradscope.signals import SIGNALS
 
@@ -79,16 +82,18 @@ class ShardedLayers:
         hidden = {one for (name, _), one in ids.items() if "weight" in self._sharded(name)}
         return [row for row in rows if row["id"] not in hidden or not row["quantity"].startswith("weight")]
 
-    def note(self, name: str) -> str | None:
-        """Say what is to be known of a sharded layer; None for any other."""
-        sharded = self._sharded(name)
+    def noted(self, coverage: Coverage) -> Coverage:
+        """Add what is to be known of a sharded layer; any other is returned as it is."""
+        sharded = self._sharded(coverage.layer)
         if not sharded:
-            return None
+            return coverage
         held = share(next(iter(sharded.values())))
-        return (
-            f"its {' and '.join(sharded)} {'are' if len(sharded) > 1 else 'is'} sharded, this rank holds {held:.0%}: "
-            "parameter metrics are pooled from the ranks that watch, and absent unless all do"
+        verb = "are" if len(sharded) > 1 else "is"
+        text = (
+            f"{coverage.text}; its {' and '.join(sharded)} {verb} sharded and this rank holds {held:.0%}: metrics of "
+            "parameters are pooled from the ranks that watch, and absent unless all do"
         )
+        return replace(coverage, text=text, parameters=PART if coverage.parameters == YES else coverage.parameters)
 
     def _sharded(self, name: str) -> dict[str, nn.Parameter]:
         if not may_be_sharded() or name not in self._layers:
