@@ -117,6 +117,7 @@ class Sink:
     def _write_coverage(self, recorder: Recorder, records: list[CallRecord]) -> None:
         read = recorder.parameters.keys()
         found = survey(self._layers, records, recorder.uncounted, self._faults, self.scope, read, self.compiled)
+        found = [self._sharded.noted(one) for one in found]
         changed = [one for one in found if self._coverage.get(one.layer) != one]
         if changed:
             self.writer.append("coverage", coverage_rows(recorder.step, changed))
