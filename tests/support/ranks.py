@@ -8,9 +8,7 @@ import os
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable
 from datetime import timedelta
-from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -51,10 +49,6 @@ class Ranks:
         except BaseException:
             self.stop()
             raise
-
-    def worker(self, file: str | Path, function: str) -> Callable[..., list[Any]]:
-        """Return a callable that runs one function."""
-        return partial(self.run, file, function)
 
     def stop(self) -> None:
         """End the processes."""
@@ -114,13 +108,14 @@ def _serve(rank: int, world: int, meeting: str, pipe: Connection) -> None:
         except EOFError:
             return
         try:
-            answer = True, getattr(_load(file), function)(rank, *args, **kwargs)
+            answer = True, getattr(load_file(file), function)(rank, *args, **kwargs)
         except BaseException:
             answer = False, traceback.format_exc()
         pipe.send(answer)
 
 
-def _load(file: str) -> Any:
+def load_file(file: str | Path) -> Any:
+    """Import a file that lies in no package, once."""
     name = Path(file).stem
     if name not in sys.modules:
         spec = importlib.util.spec_from_file_location(name, file)

@@ -1,0 +1,102 @@
+"""What each rank does in the tests of DistributedDataParallel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import fp16_compress_hook
+from torch.nn.parallel import DistributedDataParallel
+
+import gradscope as gs
+
+STEPS, BATCH = 3, 8
+
+
+def net() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 9), nn.Tanh(), nn.Linear(9, 7), nn.ReLU(), nn.Linear(7, 2))
+
+
+def batches() -> list[tuple[Tensor, Tensor]]:
+    """The joint batches of both ranks; rank r has every second sample, from r on."""
+    torch.manual_seed(1)
+    return [(torch.randn(2 * BATCH, 6), torch.randn(2 * BATCH, 2)) for _ in range(STEPS)]
+
+
+def loss_of(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    return nn.functional.mse_loss(model(x), y)
+
+
+def train(
+    rank: int,
+    out: str,
+    *,
+    watching: tuple[int, ...] = (0, 1),
+    inner: bool = False,
+    parts: int = 1,
+    sync_all: bool = False,
+    to_none: bool = True,
+    clip: float | None = None,
+    compress: bool = False,
+    **options: Any,
+) -> list[float]:
+    """Train the net on this rank's half of the joint batches.
+
+    Args:
+        rank: This rank.
+        out: Folder of the run.
+        watching: Which ranks watch.
+        inner: Watch the module inside the wrapper.
+        parts: Micro-batches of a step.
+        sync_all: Average after every micro-batch, not after the last alone.
+        to_none: How gradients are zeroed.
+        clip: Greatest norm of all gradients.
+        compress: Average in half precision.
+        options: Of DistributedDataParallel.
+
+    Returns:
+        The parameters at the end.
+    """
+    model = DistributedDataParallel(net(), **options)
+    if compress:
+        model.register_comm_hook(None, fp16_compress_hook)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with watched(rank in watching, model.module if inner else model, optimizer, out):
+        for x, y in batches():
+            pieces = list(zip(x[rank::2].chunk(parts), y[rank::2].chunk(parts), strict=True))
+            for place, (piece_x, piece_y) in enumerate(pieces):
+                last = place == parts - 1
+                with nullcontext() if last or sync_all else model.no_sync():
+                    (loss_of(model, piece_x, piece_y) / parts).backward()
+            if clip is not None:
+                nn.utils.clip_grad_norm_(model.parameters(), clip)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=to_none)
+    return torch.cat([one.detach().flatten() for one in model.parameters()]).tolist()
+
+
+@contextmanager
+def watched(watch: bool, model: nn.Module, optimizer: Any, out: str) -> Iterator[Any]:
+    if not watch:
+        yield None
+        return
+    with gs.watch(model, optimizer, out=out, every=1) as probe:
+        yield probe
+
+
+def alone(out: str, *, samples: Callable[[Tensor], Tensor] = lambda x: x, clip: float | None = None) -> list[float]:
+    """Train in one process on the joint batches, or on a part of them."""
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with watched(True, model, optimizer, out):
+        for x, y in batches():
+            loss_of(model, samples(x), samples(y)).backward()
+            if clip is not None:
+                nn.utils.clip_grad_norm_(model.parameters(), clip)
+            optimizer.step()
+            optimizer.zero_grad()
+    return torch.cat([one.detach().flatten() for one in model.parameters()]).tolist()
