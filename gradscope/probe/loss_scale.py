@@ -139,8 +139,9 @@ class LossScale:
             return
         parameters = _parameters(optimizer)
         self._notes.left.update(dict.fromkeys(parameters, self._put(self._left(optimizer, parameters))))
-        if getattr(optimizer, "found_inf", None) is not None:
-            self._note_found(parameters, optimizer.found_inf)  # type: ignore[attr-defined]
+        found = getattr(optimizer, "found_inf", None)
+        if found is not None or self._scaler is not None:
+            self._note_found(parameters, 0.0 if found is None else found)
         if not self._given:
             self._detect(optimizer, self._recorder.step)
 
@@ -256,9 +257,10 @@ class LossScale:
 
     def _detect(self, optimizer: Optimizer, step: int) -> None:
         """Without ``scaler=``, say that there is a scaler."""
-        how = "grad_scale is set on the optimizer" if self._notes.scaled else "GradScaler.step called the optimizer"
-        if self._notes.scaled or _called_by_scaler():
-            self._remark(step, "scaled", keeps_scale(how))
+        if _called_by_scaler():
+            self._remark(step, "scaled", keeps_scale("GradScaler.step called the optimizer"))
+        elif _unscales_inside(optimizer) and getattr(optimizer, "grad_scale", None) is not None:
+            self._remark(step, "scaled", keeps_scale("grad_scale is set on the optimizer"))
 
 
 class _Notes:
