@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
-import pandas as pd
 
 from gradscope.runs.columns import Column
 from gradscope.runs.ranks import RankLayers
@@ -21,7 +22,7 @@ class ShardRows:
 
     def renew(self) -> None:
         """Forget what was pooled, for there are new rows or layers."""
-        self._pooled: dict[str, pd.DataFrame] = {}
+        self._pooled: dict[str, tuple[Any, ...]] = {}
 
     def pools(self, metric: str) -> bool:
         """Tell whether a metric has values of shards."""
@@ -32,13 +33,13 @@ class ShardRows:
         if not self.pools(column.metric):
             return column
         pooled = self._pool(column.metric)
-        step = np.concatenate([column.step, pooled["step"].to_numpy(np.int64)])
-        depth = np.concatenate([column.depth, pooled["depth"].to_numpy(np.int32)])
-        value = np.concatenate([column.value, pooled["value"].to_numpy(np.float64)])
+        step = np.concatenate([column.step, pooled[0]])
+        depth = np.concatenate([column.depth, pooled[1]])
+        value = np.concatenate([column.value, pooled[2]])
         order = np.lexsort((depth, step))
         return Column(column.metric, step[order], depth[order], value[order])
 
-    def _pool(self, metric: str) -> pd.DataFrame:
+    def _pool(self, metric: str) -> tuple[Any, ...]:
         if metric not in self._pooled:
             table = self._reader.columns(needed(metric))
             depths = {

@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
@@ -78,7 +77,9 @@ def needed(metric: str) -> list[str]:
     return names + [how.base] * bool(how.base)
 
 
-def pool(metric: str, table: Mapping[str, Any], depths: Mapping[int, Mapping[int, int]]) -> pd.DataFrame:
+def pool(
+    metric: str, table: Mapping[str, Any], depths: Mapping[int, Mapping[int, int]]
+) -> tuple[NDArray[np.int64], NDArray[np.int32], Floats]:
     """Pool the shards of a metric.
 
     Args:
@@ -87,24 +88,46 @@ def pool(metric: str, table: Mapping[str, Any], depths: Mapping[int, Mapping[int
         depths: By rank, the depth of each of its ids; rows of others are left out.
 
     Returns:
-        step, depth and value, by step and then depth; only where the ranks hold the whole weight between them.
+        step, depth and value, by step and then depth; only where the ranks hold the whole parameter between them.
     """
     how = POOLED[metric]
-    frame = pd.DataFrame({name: np.asarray(table[name]) for name in ("step", "rank", "id")})
-    present = np.asarray(table[metric].is_valid())
-    share, copies, value = (_floats(table[name]) for name in needed(metric)[3:6])
-    base = _floats(table[how.base]) if how.base else np.ones(len(value))
+    depth = _depths(np.asarray(table["rank"]), np.asarray(table["id"]), depths)
+    taken = np.asarray(table[metric].is_valid()) & (depth > 0)
     if how.base:
-        present &= np.asarray(table[how.base].is_valid())
-    frame["depth"] = [depths.get(rank, {}).get(one, 0) for rank, one in zip(frame["rank"], frame["id"], strict=True)]
-    frame["share"] = share
-    frame["top"], frame["bottom"] = _parts(how.how, share, copies, value, base)
-    sums = frame[present & (frame["depth"] > 0)].groupby(["step", "depth"], as_index=False)
-    pooled = sums[["share", "top", "bottom"]].sum(min_count=1, skipna=False)
-    kept = pooled[(pooled["share"] - 1.0).abs() < 1e-9].reset_index(drop=True)
-    kept["value"] = _value(how.how, kept["top"].to_numpy(), kept["bottom"].to_numpy())
-    undefined = (how.how == "ratio") & (kept["bottom"] == 0.0)
-    return kept.loc[~undefined, ["step", "depth", "value"]].reset_index(drop=True)
+        taken &= np.asarray(table[how.base].is_valid())
+    step, depth = np.asarray(table["step"])[taken], depth[taken]
+    share, copies, value = (_floats(table[name])[taken] for name in needed(metric)[3:6])
+    base = _floats(table[how.base])[taken] if how.base else np.ones(len(value))
+    order = np.lexsort((depth, step))
+    first = _starts(step[order], depth[order])
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        parts = (share, *_parts(how.how, share, copies, value, base))
+        shares, top, bottom = (np.add.reduceat(one[order], first) if len(first) else one[:0] for one in parts)
+        whole = _value(how.how, top, bottom)
+    kept = np.abs(shares - 1.0) < 1e-9
+    if how.how == "ratio":
+        kept &= bottom != 0.0
+    return step[order][first][kept], depth[order][first][kept], whole[kept]
+
+
+def _depths(
+    rank: NDArray[np.int32], ids: NDArray[np.int32], depths: Mapping[int, Mapping[int, int]]
+) -> NDArray[np.int32]:
+    """Return the depth of every row, 0 where it is not known."""
+    found = np.zeros(len(rank), np.int32)
+    for one, known in depths.items():
+        mine = np.flatnonzero(rank == one)
+        by_id = np.zeros(max([*known, *ids[mine]], default=0) + 1, np.int32)
+        by_id[list(known)] = list(known.values())
+        found[mine] = by_id[ids[mine]]
+    return found
+
+
+def _starts(step: NDArray[np.int64], depth: NDArray[np.int32]) -> NDArray[np.intp]:
+    """Return where a new step or depth begins, in sorted rows."""
+    new = np.ones(len(step), np.bool_)
+    new[1:] = (step[1:] != step[:-1]) | (depth[1:] != depth[:-1])
+    return np.flatnonzero(new)
 
 
 def _parts(how: str, share: Floats, copies: Floats, value: Floats, base: Floats) -> tuple[Floats, Floats]:
@@ -119,10 +142,7 @@ def _parts(how: str, share: Floats, copies: Floats, value: Floats, base: Floats)
 def _value(how: str, top: Floats, bottom: Floats) -> Floats:
     if how == "mean":
         return top
-    if how != "ratio":
-        return np.asarray(np.sqrt(top))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(np.sqrt(top) / np.sqrt(bottom))
+    return np.asarray(np.sqrt(top / bottom if how == "ratio" else top))
 
 
 def _floats(column: Any) -> Floats:

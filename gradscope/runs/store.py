@@ -50,7 +50,7 @@ class Store:
         """
         place = (self._root if "://" in self.path else self.path) if self._local else ""
         while place and not os.path.isdir(place):
-            if os.path.exists(place):
+            if os.path.exists(place) and not os.path.isdir(place):  # another rank may make it meanwhile
                 raise InvalidValueError(f"{place!r} is a file; out is a folder")
             place = os.path.dirname(place)
 
