@@ -17,8 +17,12 @@ def clock_of(results: Sequence[Result], wanted: str) -> str:
     """Which clock to compare by: ``auto`` takes the processor time of this process where the machine is loaded."""
     if wanted != "auto":
         return wanted
-    bare = [without for one in results for pairs in one.blocks.values() for without, _ in pairs]
-    return "cpu" if statistics.median(one.wall / one.cpu for one in bare) > BUSY else "wall"
+    return "cpu" if any(_waiting(one) > BUSY for one in results) else "wall"
+
+
+def _waiting(result: Result) -> float:
+    bare = [without for pairs in result.blocks.values() for without, _ in pairs]
+    return statistics.median(one.wall / one.cpu for one in bare)
 
 
 def overhead(pairs: list[tuple[Times, Times]], clock: str) -> tuple[float, float, float]:
@@ -100,7 +104,8 @@ def _target(contender: Contender, names: Sequence[str]) -> str:
 
 def _milliseconds(result: Result, clock: str) -> str:
     steps = [getattr(without, clock) for pairs in result.blocks.values() for without, _ in pairs]
-    return f"{1e3 * statistics.median(steps):.3g}"
+    middle = 1e3 * statistics.median(steps)
+    return f"{middle:.0f}" if middle >= 100 else f"{middle:.3g}"
 
 
 def _absent(results: Sequence[Result]) -> dict[str, str]:
