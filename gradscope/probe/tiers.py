@@ -20,8 +20,8 @@ from gradscope.signals import SIGNALS
 
 YES, PART, NO = "yes", "part", "no"
 TIERS = ("parameters", "boundaries", "units")
-# Everything else that keeps a backward pass from being known leaves what the forward pass showed.
-_FORWARD_ONLY = ("no_gradient", "missed", "repeated", "no_contribution")
+# What keeps a backward pass from being known, wholly or in part, leaves what the forward pass showed.
+_FORWARD_ONLY = ("no_gradient", "unused", "missed", "repeated", "no_contribution", "error")
 
 
 @dataclass(frozen=True)
@@ -77,18 +77,18 @@ def tiers_of(
     """
     called = [one for one in calls if one.batches]
     found = {
-        "parameters": _parameters(layer) if calls and layer.name in read else NO,
-        "boundaries": (PART if code in _FORWARD_ONLY or code == "error" else YES) if called else NO,
+        "parameters": _parameters(layer, code) if calls and layer.name in read else NO,
+        "boundaries": (PART if code in _FORWARD_ONLY else YES) if called else NO,
         "units": YES if any(one.activation not in ("?", "identity") for one in called) else NO,
     }
     parameters, boundaries, units = (found[name] if name in asked else NO for name in TIERS)
     return parameters, boundaries, units
 
 
-def _parameters(layer: Layer) -> str:
+def _parameters(layer: Layer, code: str) -> str:
     if layer.weight is None:
         return NO if layer.bias is None else PART
-    return YES if layer.weight.requires_grad else PART
+    return YES if layer.weight.requires_grad and code != "unused" else PART
 
 
 def add_uncalled(recorder: Recorder, layers: Iterable[Layer], limits: Collection[str]) -> None:

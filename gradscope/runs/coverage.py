@@ -38,7 +38,8 @@ def tier_counts(coverage: pd.DataFrame) -> dict[str, str]:
     """
     watched = coverage[~coverage["code"].isin(_ASIDE)]
     known = {name: watched[name] for name in TIERS if name in watched and watched[name].notna().any()}
-    return {name: _count(values) for name, values in known.items()}
+    waits = bool((watched["code"] == "not_yet").all())
+    return {name: "not yet" if waits else _count(values) for name, values in known.items()}
 
 
 def _count(values: pd.Series[str]) -> str:
