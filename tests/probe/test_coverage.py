@@ -238,9 +238,7 @@ def test_a_cuda_graph_is_captured_and_replayed_with_a_probe_attached(every: int,
         with torch.cuda.graph(graph):
             model(x).square().mean().backward()
         if every == 1:
-            uncounted = (
-                "called only while a CUDA graph was captured: nothing can be read then, and replays call no hook"
-            )
+            text = "called only while a CUDA graph was captured: nothing can be read then, and replays call no hook"
             graph.replay()
             probe.step()
             assert probe.coverage()["text"].unique().tolist() == [text]
