@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import dash_mantine_components as dmc
@@ -12,6 +12,7 @@ from dash import html
 from gradscope.dashboards.blocks import scrolled
 from gradscope.errors import GradscopeError
 from gradscope.runs import Run
+from gradscope.runs.coverage import TIERS, latest_coverage, tier_counts
 
 RECORDED = "recorded"
 MOST_EVENTS = 200
@@ -19,10 +20,23 @@ MOST_EVENTS = 200
 
 
 def gaps(coverage: pd.DataFrame) -> pd.DataFrame:
-    """Return the layers that were not wholly recorded when they were last looked at: layer, code, text."""
-    latest = coverage.sort_values("step", kind="stable").drop_duplicates(["rank", "layer"], keep="last")
+    """Return the layers that were not wholly recorded when they were last looked at.
+
+    Columns: layer, code, text, and before it, where the run knows, what was recorded all the same.
+    """
+    latest = latest_coverage(coverage)
     missing = latest[latest["code"] != RECORDED]
-    return missing[["layer", "code", "text"]].drop_duplicates(ignore_index=True)
+    known = [name for name in TIERS if missing[name].notna().any()]
+    if known:
+        missing = missing.assign(recorded=[_held(dict(zip(known, row, strict=True))) for row in missing[known].values])
+    columns = ["layer", "code", "recorded", "text"] if known else ["layer", "code", "text"]
+    return missing[columns].drop_duplicates(ignore_index=True)
+
+
+def _held(tiers: Mapping[str, str]) -> str:
+    whole = [name for name, held in tiers.items() if held == "yes"]
+    part = [f"{name} in part" for name, held in tiers.items() if held == "part"]
+    return ", ".join([*whole, *part]) or "nothing"
 
 
 def gaps_panel(run: Run) -> dmc.Paper:
@@ -52,6 +66,9 @@ def _layers(coverage: pd.DataFrame) -> dmc.Stack:
     told = (
         f"{missing['layer'].nunique()} of {all_layers} {'layer' if all_layers == 1 else 'layers'} not wholly recorded"
     )
+    counts = tier_counts(latest_coverage(coverage))
+    if counts:
+        told += ". Recorded: " + "; ".join(f"{name} of {count}" for name, count in counts.items())
     return _column("What was not recorded", told, _table(missing.assign(code=missing["code"].str.replace("_", " "))))
 
 

@@ -304,6 +304,22 @@ def test_what_was_not_recorded_is_on_the_page(tmp_path: Path) -> None:
     assert "half way" in text
 
 
+def test_the_page_says_why_a_layer_has_no_data_and_what_there_is_all_the_same(tmp_path: Path) -> None:
+    writer = synthetic_runs.write(tmp_path / "less", close=False)
+    row = {"step": 0, "expected": 1, "fired": 1, "code": "recorded", "text": "everything"}
+    writer.append("coverage", [row | {"layer": "a", "parameters": "yes", "boundaries": "yes", "units": "yes"}])
+    text = "compiled before it was watched"
+    only = {"layer": "b", "code": "compiled", "text": text, "parameters": "yes", "boundaries": "no", "units": "no"}
+    none = {"parameters": "no", "boundaries": "no", "units": "no"}
+    writer.append("coverage", [row | only, row | {"layer": "c", "code": "filtered", "text": "left out"} | none])
+    writer.close()
+    run = Source(str(tmp_path)).runs["less"]
+    assert gaps.gaps(run.coverage)[["layer", "recorded"]].values.tolist() == [["b", "parameters"], ["c", "nothing"]]
+    shown = words(gaps.gaps_panel(run))
+    assert "2 of 3 layers not wholly recorded. Recorded: parameters of 2 of 2; boundaries of 1 of 2" in shown
+    assert text in shown
+
+
 def test_a_run_without_gaps_says_so(tmp_path: Path) -> None:
     writer = synthetic_runs.write(tmp_path / "whole", close=False)
     row = {"step": 0, "layer": "a", "code": "recorded", "text": "everything", "expected": 1, "fired": 1}
