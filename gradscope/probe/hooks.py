@@ -13,6 +13,7 @@ from torch import nn
 
 CHANNEL_NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LocalResponseNorm)
 NORM_MODULES = (*CHANNEL_NORMS, nn.LayerNorm, nn.RMSNorm)
+_HANDED_IN = "RegisterPostBackwardFunctionBackward"
 
 
 # What a hook becomes in a copy or a pickle of the model: a callable of the standard library that takes anything and
@@ -49,12 +50,26 @@ class StepHook(Hook):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call what the hook is bound to, unless a compiler is tracing."""
-        return None if torch.compiler.is_compiling() else Hook.__call__(self, *args, **kwargs)
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+            return None
+        return Hook.__call__(self, *args, **kwargs)
 
 
 def on_gradient(tensor: Any, hook: Callable[..., None]) -> Any:
-    """Call a hook with the gradient of a tensor; torch leaves ``register_hook`` untyped."""
-    return tensor.register_hook(hook)
+    """Call a hook with the gradient of a tensor; torch leaves ``register_hook`` untyped.
+
+    What ``fully_shard`` hands into a module is a tensor of its own: the gradient is then that of the tensor it was
+    given, of which other parts of the model (a skip) may make use as well.
+    """
+    node, place = tensor.grad_fn, tensor.output_nr
+    if node is None or node.name() != _HANDED_IN:
+        return tensor.register_hook(hook)
+    # A policy of mixed precision casts before; modules lie in one another.
+    while node is not None and node.name() in (_HANDED_IN, "ToCopyBackward0"):
+        node, place = node.next_functions[place]
+    if node is None or hasattr(node, "variable"):  # a leaf would keep the hook beyond this step
+        return None
+    return node.register_prehook(lambda grads: hook(grads[place]) if grads[place] is not None else None)
 
 
 def on_accumulation(parameter: Any, call: Callable[..., None]) -> Any:
