@@ -173,8 +173,8 @@ class LossScale:
             if not self._stepped:
                 self._guarded(lambda _: self._note_found(_parameters(optimizer), 1.0))
                 self._on_skip(optimizer)
-        elif not self._counted and not self._saw_backward():
-            return  # `probe.step()` came first: this belongs to the step that it closed
+        elif self._recorder is None or not (self._counted or self._saw_backward()):
+            return  # where `probe.step()` came first, this belongs to the step that it closed
         elif method == "unscale_":
             self._notes.unscaled |= _parameters(optimizer)
         elif method == "step" and not self._counted:

@@ -204,7 +204,7 @@ class Probe:
             self._lasting.add(optimizer.register_step_post_hook(outside_compiled(Hook(self._after_optimizer))))
         # log() asks whether there was a backward pass; a flag on some parameters tells, wherever the loss reaches.
         for parameter in _spread(self._model, FLAGS):
-            self._lasting.add(_hooked(parameter, outside_compiled(self._backward.hook())))
+            self._lasting.add(_hooked(parameter, self._backward.hook()))
 
     def _say_what_stays_scaled(self, scaler: GradScaler | None) -> None:
         names = without_degree(metric.spec for metric in self._plan.metrics)
@@ -336,7 +336,11 @@ class Probe:
 
 
 class _Flag:
-    """Whether something was seen; its hook refers to nothing but the flag, so that it keeps nothing alive."""
+    """Whether something was seen.
+
+    Its hook runs in every backward pass: it refers to nothing but the flag, so that it keeps nothing alive, and is a
+    plain function, so that it costs next to nothing; a compiler that traces it finds nothing to break a graph for.
+    """
 
     def __init__(self) -> None:
         self.seen = False

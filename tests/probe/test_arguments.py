@@ -52,11 +52,15 @@ def exactly(text: str) -> str:
         ({"out": 3}, InvalidTypeError, "out is a string or a path, not int"),
         ({"config": 3}, InvalidTypeError, "config is a mapping of names to values, not int"),
         ({"metrics": 3}, InvalidTypeError, "metrics is a name or a list of names, not int"),
-        ({"scaler": object()}, NotYetError, "scaler= is not supported yet: recorded gradients would keep the loss "
-         "scale; leave it out"),
+        ({"scaler": object()}, InvalidTypeError, "scaler is a torch.amp.GradScaler, not object"),
+        ({"budget": "2%"}, InvalidTypeError, "budget is a share of the time, such as 0.02, not '2%'"),
+        ({"budget": True}, InvalidTypeError, "budget is a share of the time, such as 0.02, not True"),
+        ({"budget": 2}, InvalidValueError, "budget is a share of the time above 0 and below 1, such as 0.02, not 2"),
+        ({"budget": float("nan")}, InvalidValueError, "budget is a share of the time above 0 and below 1, such as "
+         "0.02, not nan"),
         ({"sample": (1, 2)}, NotYetError, "sample= is not supported yet: no information metric would be recorded; "
          "leave it out"),
-        ({"every": "auto"}, NotYetError, "every='auto' is not supported yet; give a number of steps, such as every=10"),
+        ({"every": "often"}, InvalidTypeError, "every is a whole number of steps or 'auto', not 'often'"),
         ({"model": nn.DataParallel(net())}, InvalidTypeError, "DataParallel copies the model at every step; use "
          "DistributedDataParallel, or watch model.module"),
     ],
