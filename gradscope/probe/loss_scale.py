@@ -6,89 +6,18 @@ Nothing here reads a number from a device: scales travel with the numbers of the
 from __future__ import annotations
 
 import sys
-import weakref
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
+from gradscope.probe.overhear import overhear, stop_overhearing
 from gradscope.probe.recorder import Recorder
-from gradscope.probe.records import CallRecord, Key
-from gradscope.probe.scaling import Scales
+from gradscope.probe.scale_notes import Resolve, ScaleNotes
 
-METHODS = ("unscale_", "step", "update")
 FRAMES = 12
-Resolve = Callable[[NDArray[np.float64]], dict[Key, Scales]]
-
-
-class Listener(Protocol):
-    """Who is told of the calls of a scaler's methods."""
-
-    def before(self, method: str, optimizer: Optimizer | None) -> None:
-        """Learn that a method is about to run."""
-
-    def after(self, method: str, optimizer: Optimizer | None) -> None:
-        """Learn that it has returned."""
-
-
-class Overheard:
-    """A method of one GradScaler that tells listeners of its calls; copies and pickles get the plain method."""
-
-    def __init__(self, scaler: GradScaler, name: str) -> None:
-        self._scaler = scaler
-        self._name = name
-        self._found = vars(scaler).get(name)
-        self._call = getattr(scaler, name)
-        self._listeners: list[weakref.ref[Listener]] = []
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the method."""
-        optimizer = args[0] if args else kwargs.get("optimizer")
-        listeners = [one for one in (found() for found in self._listeners) if one is not None]
-        for one in listeners:
-            one.before(self._name, optimizer)
-        result = self._call(*args, **kwargs)
-        for one in listeners:
-            one.after(self._name, optimizer)
-        return result
-
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[GradScaler, str]]:
-        return getattr, (self._scaler, self._name)
-
-    def add(self, listener: Listener) -> None:
-        """Tell somebody of calls from now on, as long as somebody else keeps it alive."""
-        self._listeners.append(weakref.ref(listener))
-
-    def remove(self, listener: Listener) -> None:
-        """Tell it no more; when nobody is left, the scaler is as it was."""
-        self._listeners = [found for found in self._listeners if found() not in (None, listener)]
-        if self._listeners or vars(self._scaler).get(self._name) is not self:
-            return
-        if self._found is None:
-            del vars(self._scaler)[self._name]
-        else:
-            setattr(self._scaler, self._name, self._found)
-
-
-def overhear(scaler: GradScaler, listener: Listener) -> None:
-    """Tell a listener of the calls of ``unscale_``, ``step`` and ``update``."""
-    for name in METHODS:
-        if not isinstance(vars(scaler).get(name), Overheard):
-            setattr(scaler, name, Overheard(scaler, name))
-        vars(scaler)[name].add(listener)
-
-
-def stop_overhearing(scaler: GradScaler, listener: Listener) -> None:
-    """Undo ``overhear``; doing it twice is harmless."""
-    for name in METHODS:
-        found = vars(scaler).get(name)
-        if isinstance(found, Overheard):
-            found.remove(listener)
 
 
 class LossScale:
@@ -117,7 +46,7 @@ class LossScale:
         self._counted = {id(one): place for place, one in enumerate(counted, start=1)}
         self._on_skip, self._saw_backward, self._remark, self._fault = on_skip, saw_backward, remark, fault
         self._recorder: Recorder | None = None
-        self._notes = _Notes()
+        self._notes = ScaleNotes()
         self._stepped = False
         if self._scaler is not None:
             overhear(self._scaler, self)
@@ -129,7 +58,7 @@ class LossScale:
 
     def begin(self, recorder: Recorder | None) -> None:
         """Start a step; None: it is not recorded."""
-        self._recorder, self._notes = recorder, _Notes()
+        self._recorder, self._notes = recorder, ScaleNotes()
 
     # What the probe tells.
 
@@ -261,50 +190,6 @@ class LossScale:
             self._remark(step, "scaled", keeps_scale("GradScaler.step called the optimizer"))
         elif _unscales_inside(optimizer) and getattr(optimizer, "grad_scale", None) is not None:
             self._remark(step, "scaled", keeps_scale("grad_scale is set on the optimizer"))
-
-
-class _Notes:
-    """What a step shows: numbers are places on its tape, parameters are ids.
-
-    Attributes:
-        epochs: For each stretch of the step under one scale: the scale, and the calls that received a gradient in it.
-        counts: Gradients received by each call up to the last of these.
-        left: By parameter, what its gradient carries when it is applied.
-        found: By the parameters of an optimizer, whether an entry was NaN or infinite.
-        unscaled: Parameters whose gradients have been unscaled.
-        unknown: Parameters of which it cannot be told.
-        scaled: Whether there is anything to undo.
-    """
-
-    def __init__(self) -> None:
-        self.epochs: list[tuple[int, frozenset[Key]]] = []
-        self.counts: dict[Key, int] = {}
-        self.left: dict[int, int] = {}
-        self.found: list[tuple[frozenset[int], int]] = []
-        self.unscaled: frozenset[int] = frozenset()
-        self.unknown: frozenset[int] = frozenset()
-        self.scaled = False
-
-    def resolver(self, records: Mapping[Key, CallRecord]) -> Resolve:
-        owners = {key: (id(one.layer.weight), id(one.layer.bias)) for key, one in records.items()}
-
-        def resolve(numbers: NDArray[np.float64]) -> dict[Key, Scales]:
-            return {key: self._scales(key, mine, numbers) for key, mine in owners.items()}
-
-        return resolve
-
-    def _scales(self, key: Key, mine: tuple[int, int], numbers: NDArray[np.float64]) -> Scales:
-        weight, bias = (float(numbers[self.left[one]]) if one in self.left else 1.0 for one in mine)
-        error = {float(numbers[place]) for place, fired in self.epochs if key in fired}
-        # Where no hook fires, as in compiled code, the weight gradient still carries the scale of its backward pass.
-        error = error or {float(numbers[place]) for place, _ in self.epochs} or {1.0}
-        told = len(error) == 1 and self.unknown.isdisjoint(mine)
-        return Scales(error.pop() if told else float("nan"), weight, bias, self._skipped(mine, numbers))
-
-    def _skipped(self, mine: tuple[int, int], numbers: NDArray[np.float64]) -> bool:
-        found = [(parameters, numbers[place] != 0) for parameters, place in self.found]
-        own = [one for parameters, one in found if not parameters.isdisjoint(mine)]
-        return any(own) if own else bool(found) and all(one for _, one in found)
 
 
 def keeps_scale(how: str) -> str:

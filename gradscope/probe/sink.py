@@ -14,12 +14,13 @@ from torch import Tensor
 from gradscope.probe import reduce
 from gradscope.probe.coverage import Coverage, awaited, coverage_rows, survey
 from gradscope.probe.layers import Layer
-from gradscope.probe.loss_scale import Resolve, keeps_scale
+from gradscope.probe.loss_scale import keeps_scale
 from gradscope.probe.plan import Plan
 from gradscope.probe.recorder import Recorder
 from gradscope.probe.records import CallRecord, FinishedCall, Key
 from gradscope.probe.reduce import Tape
 from gradscope.probe.rows import UnitWindow, build_rows, histogram_rows, push_windows, unit_rows
+from gradscope.probe.scale_notes import Resolve
 from gradscope.probe.scaling import taken_off, unscaled
 from gradscope.probe.sharded import ShardedLayers
 from gradscope.probe.table import LayerTable
