@@ -76,20 +76,17 @@ def is_sharded(tensor: object) -> bool:
 
 
 def local(tensor: Tensor | None) -> Tensor | None:
-    """Return the part of a tensor that this process holds: the shard of a DTensor, maybe empty, else all of it.
+    """Return the part of a tensor that this process holds: the shard of a DTensor, else all of it.
 
-    None for one whose entries are still to be added up over the ranks, of which no part means anything.
+    None for an empty shard, and where the entries are still to be added up over the ranks: no part means anything then.
 
     >>> local(torch.ones(3))
     tensor([1., 1., 1.])
     """
     if tensor is None or not is_sharded(tensor):
         return tensor
-    if any(placement.is_partial() for placement in _placements(tensor)):
-        return None
-    with torch.no_grad():
-        part: Tensor = tensor.to_local()  # type: ignore[attr-defined]
-    return part.detach()
+    part = _part(tensor)
+    return None if part.numel() == 0 or any(one.is_partial() for one in _placements(tensor)) else part
 
 
 def whole(tensor: Tensor | None) -> Tensor | None:
@@ -109,10 +106,9 @@ def share(parameter: Tensor) -> float:
     >>> share(torch.ones(3))
     1.0
     """
-    part = local(parameter)
-    if not is_sharded(parameter) or part is None:
+    if not is_sharded(parameter):
         return 1.0
-    return part.numel() / max(parameter.numel(), 1) / copies(parameter)
+    return _part(parameter).numel() / max(parameter.numel(), 1) / copies(parameter)
 
 
 def copies(parameter: Tensor) -> int:
@@ -201,6 +197,12 @@ def _is_fully_sharded(module: nn.Module) -> bool:
 
 def _sharded_dims(tensor: Any) -> int:
     return sum(not placement.is_replicate() for placement in _placements(tensor))
+
+
+def _part(tensor: Any) -> Tensor:
+    with torch.no_grad():
+        part: Tensor = tensor.to_local()
+    return part.detach()
 
 
 def _placements(tensor: Any) -> tuple[Any, ...]:

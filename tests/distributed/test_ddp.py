@@ -69,4 +69,3 @@ def test_parameter_gradients_are_those_of_the_joint_batch_on_every_rank(
     for rank in (0, 1):
         for metric in PARAMETERS:
             same(run.frame(metric, rank=rank), joint.frame(metric))
-
