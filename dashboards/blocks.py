@@ -23,6 +23,9 @@ STATUS_COLOURS = {
     "unreadable": "red",
 }
 INTERVAL_MS = 1000
+REST = 5
+"""Times as long as it took to draw a page, a page waits before it asks again: most of a core is left to training."""
+LONGEST_MS = 30_000
 
 
 def graph(identity: str, height: str = "380px") -> dmc.Paper:
@@ -54,6 +57,15 @@ def drawn(title: str, theme: str, draw: Callable[[], go.Figure]) -> go.Figure:
 def ticker(page: str) -> dcc.Interval:
     """Return the clock of a page; the page disables it while it waits for an answer."""
     return dcc.Interval(id=f"{page}-tick", interval=INTERVAL_MS)
+
+
+def patience(seconds: float) -> int:
+    """Return the milliseconds until a page asks again that took so long to draw.
+
+    >>> patience(0.05), patience(0.8), patience(60.0)
+    (1000, 4000, 30000)
+    """
+    return min(LONGEST_MS, max(INTERVAL_MS, round(seconds * 1000 * REST)))
 
 
 def notice(text: str, colour: str = "red", title: str | None = None) -> dmc.Alert:

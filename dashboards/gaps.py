@@ -15,6 +15,8 @@ from gradscope.runs import Run
 from gradscope.runs.coverage import TIERS, latest_coverage, tier_counts
 
 RECORDED = "recorded"
+MOST_LAYERS = 200
+"""Layers that the panel lists; of more, it says how many there are."""
 MOST_EVENTS = 200
 """Events that the panel lists, the newest first; of more, it says how many there are."""
 
@@ -69,7 +71,9 @@ def _layers(coverage: pd.DataFrame) -> dmc.Stack:
     counts = tier_counts(latest_coverage(coverage))
     if counts:
         told += ". Recorded: " + "; ".join(f"{name} of {count}" for name, count in counts.items())
-    return _column("What was not recorded", told, _table(missing.assign(code=missing["code"].str.replace("_", " "))))
+    told += f"; the first {MOST_LAYERS} are listed" if len(missing) > MOST_LAYERS else ""
+    listed = missing.head(MOST_LAYERS)
+    return _column("What was not recorded", told, _table(listed.assign(code=listed["code"].str.replace("_", " "))))
 
 
 def _events(events: pd.DataFrame) -> dmc.Stack:

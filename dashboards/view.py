@@ -6,12 +6,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from gradscope.dashboards.blocks import choices, shortened
 from gradscope.dashboards.source import Source
 from gradscope.dashboards.state import FlowState
 from gradscope.figures.gradient_flow import SIGNAL
-from gradscope.figures.values import nearest_step, recorded_steps
+from gradscope.figures.values import is_empty, nearest_step, recorded_steps
 from gradscope.runs import Run
+
+MOST_COMPARED = 11
+"""Runs beside the first: with it they are a dozen, as many as colours and dashes tell apart."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +40,7 @@ class View:
     name: str
     others: dict[str, Run]
     metric: str
-    steps: list[int]
+    steps: NDArray[np.int64]
     step: int | None
     follow: bool
     without: tuple[str, ...] = ()
@@ -45,30 +51,40 @@ def settle(source: Source, state: FlowState) -> View:
     """Fill in what the state leaves open; UnknownNameError for a run or metric that does not exist."""
     name = state.run or next(iter(source.runs))
     run = source.run(name)
-    others = {other: source.run(other) for other in state.compare if other != name}
+    others = {other: source.run(other) for other in state.compare[:MOST_COMPARED] if other != name}
     metric = state.metric or (SIGNAL if SIGNAL in run.metrics else next(iter(run.metrics), SIGNAL))
     # A run that failed before its first step has no metric at all, and still a reason to show.
-    steps = recorded_steps(run, metric) if run.metrics or state.metric else []
+    steps = recorded_steps(run, metric) if run.metrics or state.metric else np.zeros(0, np.int64)
     step = None
-    if steps:
-        step = steps[-1] if state.step is None else nearest_step(run, state.step, metric)
-    without = tuple(other for other, one in others.items() if metric not in one.metrics or not one.steps(metric))
-    remark = unrecorded(state.step, steps, metric)
+    if len(steps):
+        step = int(steps[-1]) if state.step is None else nearest_step(run, state.step, metric)
+    without = tuple(other for other, one in others.items() if metric not in one.metrics or is_empty(one, metric))
+    remarks = [unrecorded(state.step, steps, metric), uncompared(len(state.compare))]
+    remark = "; ".join(one for one in remarks if one)
     return View(run, name, others, metric, steps, step, state.step is None, without, remark)
 
 
-def unrecorded(step: int | None, steps: list[int], metric: str) -> str:
+def uncompared(count: int) -> str:
+    """Return what to say of more runs than can be compared.
+
+    >>> uncompared(30), uncompared(3)
+    ('of 30 runs to compare with, the first 11 are drawn', '')
+    """
+    return f"of {count} runs to compare with, the first {MOST_COMPARED} are drawn" if count > MOST_COMPARED else ""
+
+
+def unrecorded(step: int | None, steps: NDArray[np.int64], metric: str) -> str:
     """Return what to say of a step without a value of the metric; nothing where there is one.
 
-    >>> unrecorded(7, [0, 5, 10], "saturation")
+    >>> unrecorded(7, np.array([0, 5, 10]), "saturation")
     'step 7 has no value of saturation; the nearest ones that have are 5 and 10'
-    >>> unrecorded(99, [0, 5, 10], "saturation"), unrecorded(5, [0, 5, 10], "saturation")
+    >>> unrecorded(99, np.array([0, 5, 10]), "saturation"), unrecorded(5, np.array([0, 5, 10]), "saturation")
     ('step 99 has no value of saturation; the nearest one that has is 10', '')
     """
-    if step is None or not steps or step in steps:
+    if step is None or not len(steps) or (steps == step).any():
         return ""
-    below, above = [one for one in steps if one < step], [one for one in steps if one > step]
-    near = [str(one) for one in (*below[-1:], *above[:1])]
+    after = int(np.searchsorted(steps, step))
+    near = [str(one) for one in steps[max(0, after - 1) : after + 1]]
     which = f"ones that have are {' and '.join(near)}" if len(near) > 1 else f"one that has is {near[0]}"
     return f"step {step} has no value of {metric}; the nearest {which}"
 
@@ -100,10 +116,10 @@ def metric_choices(run: Run) -> list[dict[str, Any]]:
 def controls(source: Source, view: View) -> dict[str, Any]:
     """Return the properties of the controls that show a view."""
     names = list(source.runs)
-    low, high = (view.steps[0], view.steps[-1]) if view.steps else (0, 1)
+    low, high = (int(view.steps[0]), int(view.steps[-1])) if len(view.steps) else (0, 1)
     count = (
         f"{view.step} of {low} to {high}"
-        if view.steps
+        if len(view.steps)
         else "none recorded yet"
         if view.run.status == "running"
         else "none recorded"

@@ -17,6 +17,19 @@ window.addEventListener("_dashprivate_pushstate", () => {
     }
 });
 
+// The range of an axis after a relayout: a new one, none (all is seen), or the old one.
+function gradscopeRange(change, axis, old) {
+    if (!change || change[axis + ".autorange"]) {
+        return null;
+    }
+    if (change[axis + ".range"]) {
+        return change[axis + ".range"];
+    }
+    const low = change[axis + ".range[0]"];
+    const high = change[axis + ".range[1]"];
+    return low === undefined || high === undefined ? old || null : [low, high];
+}
+
 window.dash_clientside.gradscope = {
     // Put where a page wants to go into the address bar; dcc.Location hears of it as it does of a clicked link.
     go: function () {
@@ -38,6 +51,29 @@ window.dash_clientside.gradscope = {
         }
         gradscopeSelected = shown.search;
         return gradscopeOwn.has("/" + shown.search) ? window.dash_clientside.no_update : {ids: shown.compare};
+    },
+    // Note which ranges of which figures are seen: what was relayouted, the figures, what was noted before.
+    zoom: function () {
+        const given = Array.from(arguments);
+        const count = (given.length - 1) / 2;
+        const before = given[given.length - 1] || {};
+        const after = {...before};
+        for (const one of window.dash_clientside.callback_context.triggered) {
+            const name = one.prop_id.split(".")[0].replace("flow-", "");
+            const place = window.dash_clientside.callback_context.inputs_list.findIndex(
+                (input) => input.id === "flow-" + name,
+            );
+            const figure = given[count + place] || {};
+            const of = (figure.layout || {}).uirevision;
+            const old = before[name] && before[name].of === of ? before[name] : {};
+            const seen = {of: of, x: gradscopeRange(one.value, "xaxis", old.x), y: gradscopeRange(one.value, "yaxis", old.y)};
+            if (seen.x || seen.y) {
+                after[name] = seen;
+            } else {
+                delete after[name];
+            }
+        }
+        return JSON.stringify(after) === JSON.stringify(before) ? window.dash_clientside.no_update : after;
     },
     theme: function (dark) {
         const name = dark ? "dark" : "light";

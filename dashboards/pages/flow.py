@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import dash_mantine_components as dmc
-from dash import Dash, Input, Output, State, dcc, html, no_update
+import plotly.graph_objects as go
+from dash import ClientsideFunction, Dash, Input, Output, State, dcc, html, no_update
 from dash.exceptions import PreventUpdate
 
 from gradscope import figures
-from gradscope.dashboards.blocks import badge, choices, drawn, graph, howto, notice, ticker, trace
+from gradscope.dashboards.blocks import badge, choices, drawn, graph, howto, notice, patience, ticker, trace
 from gradscope.dashboards.diagnosis import findings_panel
 from gradscope.dashboards.gaps import gaps_panel
 from gradscope.dashboards.source import Source
 from gradscope.dashboards.state import FlowState
 from gradscope.dashboards.table import given_name
-from gradscope.dashboards.view import View, chosen, controls, metric_choices, settle
+from gradscope.dashboards.view import MOST_COMPARED, View, chosen, controls, metric_choices, settle
+from gradscope.dashboards.zoom import Zoom, magnified
 from gradscope.errors import GradscopeError
 from gradscope.figures import wording
 from gradscope.figures.gradient_flow import SIGNAL
-from gradscope.figures.values import nearest_step
+from gradscope.figures.values import is_empty, nearest_step
+from gradscope.figures.window import Window
 
 PATH = FlowState.PATH
-MOST_COMPARED = 11
 GRAPHS = ("profile", "ledger", "heatmap", "timeline", "loss")
 CONTROLS = ("run", "compare", "metric", "step", "follow")
 
@@ -74,28 +78,48 @@ def layout() -> dmc.Stack:
         ],
         className="grid",
     )
-    body = [html.Div(id="flow-head"), controls, html.Div(grid, id="flow-body"), dcc.Store(id="flow-shown")]
+    body = [
+        html.Div(id="flow-head"),
+        controls,
+        html.Div(grid, id="flow-body"),
+        dcc.Store(id="flow-shown"),
+        dcc.Store(id="flow-zoom"),
+    ]
     return dmc.Stack([*body, ticker("flow")], gap="sm")
 
 
-def content(view: View, theme: str) -> dict[str, Any]:
-    """Return the figures of a view and the head line."""
+def content(view: View, theme: str, zoom: Zoom | None = None, only: Iterable[str] = GRAPHS) -> dict[str, Any]:
+    """Return figures of a view, each in the detail of the part of it that is seen."""
     run, step, metric = view.run, view.step, view.metric
     runs = {view.name: run} | {name: one for name, one in view.others.items() if name not in view.without}
     # Plotly reads markup in titles.
     label = wording.label(run.metrics[metric].label if metric in run.metrics else metric)
     # A metric that is recorded more rarely than the output gradient has other steps than the ledger.
-    at = nearest_step(run, step, SIGNAL) if SIGNAL in run.metrics and run.steps(SIGNAL) else step
-    titles = (f"{label} over depth", f"{label} over depth and step", f"{label} over steps")
-    return {
-        "profile": drawn(titles[0], theme, lambda: figures.gradient_flow(runs, step, metric, theme=theme)),
-        "ledger": drawn("Ledger of the error signal", theme, lambda: figures.ledger(run, at, theme=theme)),
-        "heatmap": drawn(titles[1], theme, lambda: figures.heatmap(run, metric, theme=theme)),
-        "timeline": drawn(titles[2], theme, lambda: figures.timeline(run, metric, theme=theme)),
-        "loss": drawn("Loss over steps", theme, lambda: figures.loss({view.name: run, **view.others}, theme=theme)),
-        "head": head(view),
-        "hidden": not run.metrics,
+    at = nearest_step(run, step, SIGNAL) if SIGNAL in run.metrics and not is_empty(run, SIGNAL) else step
+
+    def draw(name: str, window: Window) -> go.Figure:
+        given: dict[str, Any] = {"theme": theme, "window": window}
+        figure = {
+            "profile": lambda: figures.gradient_flow(runs, step, metric, **given),
+            "ledger": lambda: figures.ledger(run, at, **given),
+            "heatmap": lambda: figures.heatmap(run, metric, **given),
+            "timeline": lambda: figures.timeline(run, metric, **given),
+            "loss": lambda: figures.loss({view.name: run, **view.others}, **given),
+        }
+        return figure[name]()
+
+    titles = {
+        "profile": f"{label} over depth",
+        "ledger": "Ledger of the error signal",
+        "heatmap": f"{label} over depth and step",
+        "timeline": f"{label} over steps",
+        "loss": "Loss over steps",
     }
+
+    def panel(name: str) -> go.Figure:
+        return drawn(titles[name], theme, lambda: magnified(lambda window: draw(name, window), name, zoom))
+
+    return {name: panel(name) for name in only}
 
 
 def head(view: View) -> dmc.Stack:
@@ -133,18 +157,28 @@ def nothing(source: Source, state: FlowState, error: GradscopeError | None) -> d
     return untouched | choice | {"findings": "", "gaps": "", "head": told, "hidden": True}
 
 
-def answer(source: Source, state: FlowState, theme: str) -> dict[str, Any]:
+def answer(source: Source, state: FlowState, theme: str, zoom: Zoom | None = None) -> dict[str, Any]:
     """Return everything the page shows for a state, by output."""
     if not source.runs and state.run is None:
         return nothing(source, state, None)
     try:
         view = settle(source, state)
-        shown = controls(source, view) | content(view, theme)
+        shown = controls(source, view) | content(view, theme, zoom)
+        shown |= {"head": head(view), "hidden": not view.run.metrics}
         shown["findings"] = source.kept("findings", view.name, findings_panel)
         shown["gaps"] = source.kept("gaps", view.name, gaps_panel)
     except GradscopeError as error:
         return nothing(source, state, error)
     return shown
+
+
+def closer(source: Source, state: FlowState, theme: str, zoom: Zoom, graphs: Iterable[str]) -> dict[str, Any]:
+    """Return the figures whose seen part has changed, and nothing else."""
+    untouched: dict[str, Any] = dict.fromkeys(outputs(), no_update)
+    try:
+        return untouched | content(settle(source, state), theme, zoom, graphs)
+    except GradscopeError as error:
+        return nothing(source, state, error)
 
 
 def outputs() -> dict[str, Output]:
@@ -175,29 +209,55 @@ def register(app: Dash, source: Source) -> None:
     """Connect the page to its runs."""
 
     @app.callback(
-        output={**outputs(), "shown": Output("flow-shown", "data")},
+        output={
+            **outputs(),
+            "shown": Output("flow-shown", "data"),
+            "interval": Output("flow-tick", "interval"),
+        },
         inputs={
             "path": Input("url", "pathname"),
             "search": Input("url", "search"),
             "tick": Input("flow-tick", "n_intervals"),
             "theme": Input("theme", "data"),
+            "zoom": Input("flow-zoom", "data"),
             "shown": State("flow-shown", "data"),
         },
         running=[(Output("flow-tick", "disabled"), True, False)],
     )
     def show(
-        path: str | None, search: str | None, tick: int, theme: str, shown: dict[str, Any] | None
+        path: str | None,
+        search: str | None,
+        tick: int,
+        theme: str,
+        zoom: Zoom | None,
+        shown: dict[str, Any] | None,
     ) -> dict[str, Any]:
         if path != PATH:
             raise PreventUpdate
         state = FlowState.parse(search)
+        began = time.perf_counter()
         with source.lock:
             key = news(source, state, theme)
             if shown and shown["key"] == key:
-                raise PreventUpdate
-            page = answer(source, state, theme)
+                moved = [name for name in GRAPHS if _of(zoom, name) != _of(shown["zoom"], name)]
+                if not moved:
+                    raise PreventUpdate
+                page = closer(source, state, theme, zoom or {}, moved)
+                return page | {"shown": shown | {"zoom": zoom}, "interval": no_update}
+            page = answer(source, state, theme, zoom)
         set_here = {name: page[name] for name in CONTROLS if page[name] is not no_update}
-        return page | {"shown": {"key": key, "set": set_here}}
+        remembered = {"key": key, "set": set_here, "zoom": zoom}
+        return page | {"shown": remembered, "interval": patience(time.perf_counter() - began)}
+
+    in_browser: Any = app.clientside_callback
+    in_browser(
+        ClientsideFunction("gradscope", "zoom"),
+        Output("flow-zoom", "data"),
+        *(Input(f"flow-{name}", "relayoutData") for name in GRAPHS),
+        *(State(f"flow-{name}", "figure") for name in GRAPHS),
+        State("flow-zoom", "data"),
+        prevent_initial_call=True,
+    )
 
     @app.callback(
         Output("flow-go", "data"),
@@ -220,6 +280,10 @@ def register(app: Dash, source: Source) -> None:
         if path != PATH or not moved:
             raise PreventUpdate
         return chosen(FlowState.parse(search), moved[0], values).href()
+
+
+def _of(zoom: Mapping[str, Any] | None, name: str) -> Any:
+    return (zoom or {}).get(name)
 
 
 def news(source: Source, state: FlowState, theme: str) -> str:

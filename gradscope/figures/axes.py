@@ -9,12 +9,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gradscope.figures.decimate import spread
+from gradscope.figures.window import Range
 from gradscope.figures.wording import label, number, power_text, shorten, wrap
 from gradscope.spec import MetricSpec
 
 # With more entries than this the legend is drawn beside the plot.
 BESIDE = 5
 AXIS_LETTERS = 28
+# Numbers closer together than this have no round ones of few digits between them.
+LEAST_DECADES = 1e-5
 # An axis without a value has no range: plotly would invent ticks from -1 to 6.
 NO_TICKS: dict[str, Any] = {"range": [0, 1], "showticklabels": False, "ticks": "", "showgrid": False}
 
@@ -41,19 +45,40 @@ def name_limit(names: Sequence[str]) -> int:
     return 20 if len(names) > BESIDE else 34
 
 
-def depth_ticks(last: int) -> dict[str, Any]:
+def depth_ticks(last: int, seen: Range | None = None) -> dict[str, Any]:
     """Return ticks at whole depths only, from 1 on: depths 0 and 2.5 would name layers that do not exist.
 
-    >>> depth_ticks(8), depth_ticks(99)
-    ({'tick0': 1, 'dtick': 1}, {'tick0': 1, 'dtick': 10})
+    Where a part of them is seen alone, the ticks are those of as many layers.
+
+    >>> depth_ticks(8), depth_ticks(99), depth_ticks(99, (40.2, 47.5))
+    ({'tick0': 1, 'dtick': 1}, {'tick0': 1, 'dtick': 10}, {'tick0': 1, 'dtick': 1})
     """
-    if last <= 20:
+    count = last if seen is None else min(last, math.ceil(seen[1] - seen[0]))
+    if count <= 20:
         return {"tick0": 1, "dtick": 1}
     powers = (10**power * digit for power in range(9) for digit in (1, 2, 5))
-    return {"tick0": 1, "dtick": next(stride for stride in powers if last <= 12 * stride)}
+    return {"tick0": 1, "dtick": next(stride for stride in powers if count <= 12 * stride)}
 
 
-def step_axis(steps: NDArray[Any]) -> dict[str, Any]:
+def column_axis(steps: NDArray[np.int64], places: NDArray[np.intp], seen: Range | None) -> dict[str, Any]:
+    """Return the settings of an axis that counts recorded steps and names them.
+
+    Args:
+        steps: All recorded steps.
+        places: Places among them of those that are drawn.
+        seen: Range of places that is seen.
+    """
+    first, last = (0, len(steps) - 1) if seen is None else np.clip(np.round(seen), 0, len(steps) - 1).astype(int)
+    ticks = first + spread(last - first + 1, 8)
+    return {
+        "tickvals": ticks.tolist(),
+        "ticktext": [f"{step:,}" for step in steps[ticks].tolist()],
+        "labelalias": {str(place): f"{steps[place]:,}" for place in places.tolist()},
+        "separatethousands": False,
+    }
+
+
+def step_axis(steps: NDArray[Any], seen: Range | None = None) -> dict[str, Any]:
     """Return the settings of an axis of steps, whole numbers: a single one gets a tick alone."""
     settings: dict[str, Any] = {"title": {"text": "Step"}}
     if not len(steps):
@@ -61,6 +86,7 @@ def step_axis(steps: NDArray[Any]) -> dict[str, Any]:
     low, high = float(np.min(steps)), float(np.max(steps))
     if low == high:
         return settings | {"range": [low - 1, low + 1], "tickvals": [low]}
+    low, high = seen or (low, high)
     return settings | ({"dtick": 1} if high - low <= 8 else {})
 
 
@@ -76,10 +102,10 @@ def even(steps: NDArray[np.int64]) -> bool:
     return bool(len(gaps) and gaps.max() <= 2 * gaps.min())
 
 
-def depth_axis(last: int) -> dict[str, Any]:
+def depth_axis(last: int, seen: Range | None = None) -> dict[str, Any]:
     """Return the settings of an axis of depths from 1 to ``last``."""
     edge = 0.5 + 0.02 * last
-    return {"title": {"text": "Depth (1 = first layer)"}, "range": [1 - edge, last + edge], **depth_ticks(last)}
+    return {"title": {"text": "Depth (1 = first layer)"}, "range": [1 - edge, last + edge], **depth_ticks(last, seen)}
 
 
 def log_axis(low: float, high: float) -> dict[str, Any]:
@@ -154,10 +180,12 @@ def axis_title(spec: MetricSpec) -> str:
     return f"{'<br>'.join(lines)}{gap}({label(spec.unit, 20)})"
 
 
-def value_axis(spec: MetricSpec, values: NDArray[np.float64]) -> dict[str, Any]:
+def value_axis(spec: MetricSpec, values: NDArray[np.float64], seen: Range | None = None) -> dict[str, Any]:
     """Return title, scale and range of the axis of a metric; ``values`` are the plain ones to be drawn.
 
-    A metric with two bounds shows its whole range, so that 0.02 and 0.98 look as far apart as they are.
+    Ticks of our own do not follow a browser that zooms: they are made for the range that is ``seen``, on a log axis
+    one of exponents. A metric with two bounds shows its whole range, so that 0.02 and 0.98 look as far apart as
+    they are.
     """
     low, high = spec.bounds
     plain = values[np.isfinite(values)]
@@ -166,6 +194,7 @@ def value_axis(spec: MetricSpec, values: NDArray[np.float64]) -> dict[str, Any]:
         return settings | NO_TICKS | {"type": "linear"}
     if spec.scale == "log":
         settings |= log_axis(float(plain.min()), float(plain.max()))
+        settings |= log_axis_ticks(*seen) if seen is not None and seen[1] - seen[0] > LEAST_DECADES else {}
     if spec.scale == "linear" and low is not None and high is not None:
         margin = 0.03 * (high - low)
         settings["range"] = [low - margin, high + margin]

@@ -14,6 +14,8 @@ from gradscope.figures.marks import PLAIN
 _DOWNSAMPLER: Any = MinMaxLTTBDownsampler
 LINE_POINTS = 300
 COLUMNS = 500
+ROWS = 200
+_MEDIAN_OF = 4001
 
 
 def line_points(steps: NDArray[Any], heights: NDArray[np.float64], points: int = LINE_POINTS) -> NDArray[np.intp]:
@@ -30,6 +32,26 @@ def line_points(steps: NDArray[Any], heights: NDArray[np.float64], points: int =
     chosen = np.asarray(_DOWNSAMPLER().downsample(x, y, n_out=points), dtype=np.intp)
     extremes = np.array([y.argmin(), y.argmax()], dtype=np.intp)
     return plain[np.union1d(chosen, extremes)]
+
+
+def spread(count: int, most: int) -> NDArray[np.intp]:
+    """Choose at most ``most`` of ``count`` places, evenly, the first and the last among them.
+
+    >>> spread(10, 4).tolist(), spread(3, 5).tolist()
+    ([0, 3, 6, 9], [0, 1, 2])
+    """
+    return np.unique(np.linspace(0, count - 1, min(count, most)).round()).astype(np.intp)
+
+
+def compact(values: NDArray[np.float64]) -> NDArray[Any]:
+    """Return values in half the bytes where a picture cannot show the difference: 24 bits of each remain.
+
+    >>> compact(np.array([0.1, np.nan])).dtype, compact(np.array([1e-60])).dtype, compact(np.array([2.0**30])).dtype
+    (dtype('float32'), dtype('float64'), dtype('float32'))
+    """
+    sizes = np.abs(values[np.isfinite(values) & (values != 0)])
+    fits = not len(sizes) or (sizes.min() > 1e-37 and sizes.max() < 1e38)
+    return values.astype(np.float32) if fits else values
 
 
 def broken(chosen: NDArray[np.intp], codes: NDArray[np.int8]) -> NDArray[np.intp]:
@@ -99,10 +121,46 @@ def bin_columns(
     return kept.astype(np.float32), grave, starts
 
 
+def bin_rows(
+    heights: NDArray[np.float32], codes: NDArray[np.int8], rows: int = ROWS
+) -> tuple[NDArray[np.float32], NDArray[np.int8], NDArray[np.intp]]:
+    """Merge neighbouring layers so that at most ``rows`` remain, keeping what stands out.
+
+    Of the layers in a row the height farthest from its own layer's median is kept, and the gravest mark.
+
+    Args:
+        heights: Shape (layers, columns), NaN where marked or absent.
+        codes: Codes of the marks, same shape.
+        rows: Greatest number of rows.
+
+    Returns:
+        Heights, codes, and the first layer's index of each row.
+    """
+    layers, columns = heights.shape
+    starts = np.unique(column_of(layers, rows), return_index=True)[1]
+    if len(starts) == layers or not columns:
+        return heights[starts], codes[starts], starts
+    away = np.abs(heights - _median(heights))
+    away[np.isnan(away)] = -1.0
+    kept = np.empty((len(starts), columns), np.float32)
+    for row, (first, end) in enumerate(zip(starts, np.append(starts[1:], layers), strict=True)):
+        farthest = away[first:end].argmax(axis=0)
+        kept[row] = heights[first + farthest, np.arange(columns)]
+    grave = np.maximum.reduceat(codes, starts, axis=0)
+    kept[grave > PLAIN] = np.nan
+    return kept, grave, starts
+
+
+def _median(plain: NDArray[Any]) -> NDArray[Any]:
+    """Return the median of each row, 0 for one of NaN alone; that of many columns, by a sample of them."""
+    some = plain[:, :: max(1, plain.shape[1] // _MEDIAN_OF) | 1]
+    empty = np.isnan(some).all(axis=1, keepdims=True)
+    return np.asarray(np.nanmedian(np.where(empty, 0.0, some), axis=1, keepdims=True))
+
+
 def _farthest(plain: NDArray[np.float64], starts: NDArray[np.intp]) -> NDArray[np.float64]:
     """Return per row and column the value farthest from the row's median; NaN where all are NaN."""
-    empty = np.isnan(plain).all(axis=1, keepdims=True)
-    middle = np.nanmedian(np.where(empty, 0.0, plain), axis=1, keepdims=True)
+    middle = _median(plain)
     least = np.fmin.reduceat(plain, starts, axis=1)
     greatest = np.fmax.reduceat(plain, starts, axis=1)
     return np.where(np.abs(least - middle) > np.abs(greatest - middle), least, greatest)

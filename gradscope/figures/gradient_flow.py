@@ -13,13 +13,20 @@ import plotly.graph_objects as go
 from gradscope.errors import GradscopeError
 from gradscope.figures import axes, style, wording
 from gradscope.figures import marks as mk
-from gradscope.figures.values import RunsLike, at_least_one, metric_of, names_by_depth, nearest_step, recorded_steps
+from gradscope.figures.decimate import line_points, spread
+from gradscope.figures.values import RunsLike, at_least_one, is_empty, metric_of, names_by_depth, nearest_step
+from gradscope.figures.window import ALL, Range, Window, seen
 from gradscope.spec import MetricSpec
 
 if TYPE_CHECKING:
     from gradscope.runs import Decay, Run
 
 SIGNAL = "output_grad_norm"
+MOST_POINTS = 1000
+"""Layers of a run that are drawn as points of its profile."""
+MOST_SYMBOLS = 300
+MARKED_LAYERS = 200
+"""Layers above which the points of a profile are but dots on its line."""
 
 
 def gradient_flow_frame(run: Run, step: int | None = None, metric: str = SIGNAL) -> pd.DataFrame:
@@ -44,6 +51,24 @@ def gradient_flow_frame(run: Run, step: int | None = None, metric: str = SIGNAL)
     return pd.DataFrame({"depth": depths, "layer": layers, "value": values, "mark": codes})
 
 
+def bounded(frame: pd.DataFrame, log: bool, depths: Range | None = None, most: int = MOST_POINTS) -> pd.DataFrame:
+    """Return the rows of a profile that are drawn: of many layers those that are seen, at most ``most``.
+
+    Extremes are kept, of marked layers at most `MOST_SYMBOLS`, and one absent layer where some lie in between.
+    """
+    if len(frame) <= most:
+        return frame
+    frame = frame.iloc[seen(frame["depth"].to_numpy(), depths)]
+    marks, values = frame["mark"].to_numpy(), frame["value"].to_numpy()
+    plain = np.where(marks == mk.PLAIN, values, np.nan)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        heights = np.log10(plain) if log else plain
+    chosen = line_points(frame["depth"].to_numpy(), heights, most)
+    marked, absent = np.flatnonzero(marks > mk.PLAIN), np.flatnonzero(np.diff(marks == mk.ABSENT, prepend=False))
+    few = [places[spread(len(places), MOST_SYMBOLS)] for places in (marked, absent) if len(places)]
+    return frame.iloc[np.unique(np.concatenate([chosen, *few]))]
+
+
 def decay_frame(run: Run, step: int | None = None) -> pd.DataFrame:
     """Return the decay line: depth and value along the trunk, from layer 1 to the last hidden layer.
 
@@ -57,11 +82,19 @@ def decay_frame(run: Run, step: int | None = None) -> pd.DataFrame:
         return pd.DataFrame({"depth": np.zeros(0, dtype=int), "value": np.zeros(0)})
     end, last = hidden[-1]
     # The rate is per layer of the trunk, whose depths have gaps where branches lie between.
+    hidden = [hidden[place] for place in spread(len(hidden), MOST_POINTS)]
     values = [float(profile[last]) * rate ** (end - place) for place, _ in hidden]
     return pd.DataFrame({"depth": [depth for _, depth in hidden], "value": values})
 
 
-def gradient_flow(run: RunsLike, step: int | None = None, metric: str = SIGNAL, *, theme: str = "light") -> go.Figure:
+def gradient_flow(
+    run: RunsLike,
+    step: int | None = None,
+    metric: str = SIGNAL,
+    *,
+    theme: str = "light",
+    window: Window | None = None,
+) -> go.Figure:
     """Draw a metric over depth at one step; for the output gradient, with its decay per layer.
 
     Args:
@@ -71,17 +104,21 @@ def gradient_flow(run: RunsLike, step: int | None = None, metric: str = SIGNAL, 
         step: A recorded step; the first where None.
         metric: Name of a recorded metric; its description decides about scale, unit and bounds.
         theme: ``light`` or ``dark``.
+        window: The part that is seen, drawn in as much detail as fits.
     """
+    part = window or ALL
     names, runs = zip(*at_least_one(run), strict=True)
     spec = metric_of(runs[0], metric)
     heading = f"{wording.label(spec.label)} over depth"
-    if not recorded_steps(runs[0], metric):
+    if is_empty(runs[0], metric):
         return style.message(heading, f"run {names[0]!r} has no recorded step of metric {metric!r} yet", theme)
     shown = nearest_step(runs[0], None, metric) if step is None else step
     given = len(runs)
-    names, runs = zip(*((name, one) for name, one in zip(names, runs, strict=True) if one.steps(metric)), strict=True)
+    names, runs = zip(*(pair for pair in zip(names, runs, strict=True) if _has(pair[1], metric)), strict=True)
     steps = [shown, *(nearest_step(one, shown, metric) for one in runs[1:])]
     frames = [gradient_flow_frame(one, at, metric) for one, at in zip(runs, steps, strict=True)]
+    last = max((int(frame["depth"].max()) for frame in frames if len(frame)), default=1)
+    frames = [bounded(frame, spec.scale == "log", part.x) for frame in frames]
     found = mk.kinds(frame["mark"].to_numpy() for frame in frames)
     text = _subtitle(names, runs, shown, metric)
     text += f"; {given - len(runs)} without a value left out" if len(runs) < given else ""
@@ -97,7 +134,7 @@ def gradient_flow(run: RunsLike, step: int | None = None, metric: str = SIGNAL, 
         _add_profile(figure, frame, name, index, theme)
         place = (index, len(runs)) if len(runs) > 1 else None
         _add_marks(figure, frame, found, name, place, theme)
-    _axes(figure, spec, frames)
+    _axes(figure, spec, frames, last, part)
     plain = [frame.loc[frame["mark"] == mk.PLAIN, "value"].to_numpy(np.float64) for frame in frames]
     style.note_marks(figure, np.concatenate(plain), found, theme)
     mk.add_strip(figure, found, theme, neutral=len(runs) > 1)
@@ -163,7 +200,7 @@ def _add_profile(figure: go.Figure, frame: pd.DataFrame, name: str, index: int, 
         mode="lines+markers",
         name=name,
         line={"color": style.run_colour(index, theme), "width": 1.8, "dash": style.run_dash(index)},
-        marker={"size": 7 if len(frame) <= 60 else 4},
+        marker={"size": 7 if len(frame) <= 60 else 4 if len(frame) <= MARKED_LAYERS else 2},
         customdata=frame["layer"],
         hovertemplate="%{customdata}, depth %{x}<br>%{y:.4g}<extra>" + name + "</extra>",
     )
@@ -187,8 +224,12 @@ def _add_marks(
         mk.add_symbols(figure, found, mark, rows["depth"], text, theme=theme, fill=fill, lift=lift)
 
 
-def _axes(figure: go.Figure, spec: MetricSpec, frames: list[pd.DataFrame]) -> None:
+def _axes(figure: go.Figure, spec: MetricSpec, frames: list[pd.DataFrame], last: int, part: Window) -> None:
     rows = pd.concat(frames)
-    last = int(rows["depth"].max()) if len(rows) else 1
-    figure.update_xaxes(**axes.depth_axis(last))
-    figure.update_yaxes(**axes.value_axis(spec, rows.loc[rows["mark"] == mk.PLAIN, "value"].to_numpy(np.float64)))
+    drawn = rows.loc[rows["mark"] == mk.PLAIN, "value"].to_numpy(np.float64)
+    figure.update_xaxes(**axes.depth_axis(last, part.x))
+    figure.update_yaxes(**axes.value_axis(spec, drawn, part.y))
+
+
+def _has(run: Run, metric: str) -> bool:
+    return metric in run.metrics and not is_empty(run, metric)

@@ -13,14 +13,18 @@ from numpy.typing import NDArray
 
 from gradscope.figures import axes, style, wording
 from gradscope.figures import marks as mk
-from gradscope.figures.decimate import LINE_POINTS, broken, column_of, line_points, point_style
-from gradscope.figures.layer_step import heights_of
-from gradscope.figures.values import Grid, grid, metric_of, recorded_steps
+from gradscope.figures.cells import Cells, cells
+from gradscope.figures.decimate import LINE_POINTS, broken, column_of, compact, line_points, point_style, spread
+from gradscope.figures.skipped import add_skipped, skipped_frame
+from gradscope.figures.values import is_empty, metric_of
+from gradscope.figures.window import ALL, Window
 
 if TYPE_CHECKING:
     from gradscope.runs import Run
 
 STRIP_COLUMNS = 150
+MOST_LINES = 100
+"""Layers that are drawn as lines: more are more than an eye can tell apart."""
 
 
 @dataclass(frozen=True)
@@ -33,44 +37,51 @@ class Line:
     values: NDArray[np.float64]
 
 
-def timeline_frame(run: Run, metric: str, points: int = LINE_POINTS) -> list[Line]:
+def timeline_frame(run: Run, metric: str, points: int = LINE_POINTS, window: Window = ALL) -> list[Line]:
     """Return the lines of a metric, at most ``points`` values each (extremes kept) and the breaks.
 
-    Layers that never recorded the metric have no line.
+    Layers that never recorded the metric have no line. Of more than `MOST_LINES` layers the first, the last, those of
+    the least and of the greatest value and evenly many between are drawn.
     """
-    log = metric_of(run, metric).scale == "log"
-    data = grid(run, metric)
-    heights, codes = heights_of(data, log), data.codes(log)
-    return [
-        _line(data, row, heights[row], codes[row], points) for row in np.flatnonzero(data.present.any(axis=1)).tolist()
-    ]
+    part = cells(run, metric).between(window.x)
+    return [_line(part, row, points) for row in drawn_layers(part)]
 
 
-def _line(data: Grid, row: int, heights: NDArray[np.float64], codes: NDArray[np.int8], points: int) -> Line:
-    chosen = line_points(data.steps, heights, points)
-    after = broken(chosen, codes) + 1
-    steps = np.insert(data.steps[chosen].astype(np.float64), after, np.nan)
-    values = np.insert(data.values[row, chosen], after, np.nan)
-    return Line(int(data.depths[row]), data.names[row], steps, values)
+def drawn_layers(part: Cells, most: int = MOST_LINES) -> list[int]:
+    """Return the rows of the layers that get a line."""
+    rows = np.flatnonzero(part.recorded)
+    if len(rows) <= most:
+        return [int(row) for row in rows]
+    heights = part.heights[rows]
+    lows = np.fmin.reduce(heights, axis=1, initial=np.inf)
+    highs = np.fmax.reduce(heights, axis=1, initial=-np.inf)
+    chosen = np.union1d(spread(len(rows), most - 2), [lows.argmin(), highs.argmax()])
+    return [int(row) for row in rows[chosen]]
 
 
-def marks_frame(run: Run, metric: str, columns: int = STRIP_COLUMNS) -> pd.DataFrame:
+def _line(part: Cells, row: int, points: int) -> Line:
+    chosen = line_points(part.steps, part.heights[row], points)
+    after = broken(chosen, part.codes[row]) + 1
+    steps = np.insert(part.steps[chosen].astype(np.float64), after, np.nan)
+    values = np.insert(part.values[row, chosen], after, np.nan)
+    return Line(int(part.depths[row]), part.names[row], steps, values)
+
+
+def marks_frame(run: Run, metric: str, columns: int = STRIP_COLUMNS, window: Window = ALL) -> pd.DataFrame:
     """Return the values without a place on the axis, gathered in at most ``columns`` columns of steps.
 
     Returns:
         Columns mark, step (the first with such a value in its column), layers (how many layers have one) and
         low, high (the least and greatest depth among them).
     """
-    log = metric_of(run, metric).scale == "log"
-    data = grid(run, metric)
-    codes = data.codes(log)
-    rows, steps = np.nonzero(codes > mk.PLAIN)
+    part = cells(run, metric).between(window.x)
+    rows, steps = np.nonzero(part.codes > mk.PLAIN)
     frame = pd.DataFrame(
         {
-            "mark": codes[rows, steps],
-            "column": column_of(len(data.steps), columns)[steps],
-            "step": data.steps[steps],
-            "depth": data.depths[rows],
+            "mark": part.codes[rows, steps],
+            "column": column_of(len(part.steps), columns)[steps],
+            "step": part.steps[steps],
+            "depth": part.depths[rows],
         }
     )
     groups = frame.groupby(["mark", "column"])
@@ -78,52 +89,68 @@ def marks_frame(run: Run, metric: str, columns: int = STRIP_COLUMNS) -> pd.DataF
     return found.reset_index().drop(columns="column")
 
 
-def timeline(run: Run, metric: str = "output_grad_norm", *, theme: str = "light") -> go.Figure:
+def timeline(
+    run: Run, metric: str = "output_grad_norm", *, theme: str = "light", window: Window | None = None
+) -> go.Figure:
     """Draw a metric over steps, one line per layer, coloured by depth.
+
+    Each line has at most 300 points, its extremes among them, whatever the number of steps; of more than 100 layers,
+    100 are drawn, and the subtitle says so. Steps that the optimizer did not take have marks below the axis.
 
     Args:
         run: A run.
         metric: Name of a recorded metric.
         theme: ``light`` or ``dark``.
+        window: The part that is seen, drawn in as much detail as fits.
     """
-    spec = metric_of(run, metric)
+    spec, part = metric_of(run, metric), window or ALL
     heading = f"{wording.label(spec.label)} over steps"
-    if not recorded_steps(run, metric):
+    if is_empty(run, metric):
         return style.message(heading, f"run {run.name!r} has no recorded step of metric {metric!r} yet", theme)
-    lines, marked = timeline_frame(run, metric), marks_frame(run, metric)
-    found = mk.kinds([marked["mark"].to_numpy(np.int8)])
-    text = f"{wording.short(run.name, 48)}, {'one layer' if len(lines) == 1 else f'{len(lines)} layers'}"
-    figure = style.empty_figure(heading, text, theme)
-    last = max((line.depth for line in lines), default=1)
+    lines, marked = timeline_frame(run, metric, window=part), marks_frame(run, metric, window=part)
+    found, whole = mk.kinds([marked["mark"].to_numpy(np.int8)]), cells(run, metric)
+    skipped = skipped_frame(run, STRIP_COLUMNS, part.x)
+    strip = [*found, *([mk.SKIPPED] if len(skipped) else [])]
+    figure = style.empty_figure(heading, _subtitle(run, len(lines), int(whole.recorded.sum())), theme)
+    last = int(whole.depths[whole.recorded].max(initial=1))
     colours = style.depth_colours(last, theme)
     for line in lines:
         _add_line(figure, line, colours[line.depth - 1])
-    _add_marks(figure, marked, found, theme)
+    _add_marks(figure, marked, strip, theme)
+    add_skipped(figure, skipped, strip, theme)
     _add_depth_bar(figure, len(lines), last, theme)
-    figure.update_xaxes(**axes.step_axis(np.array(recorded_steps(run, metric))))
+    figure.update_xaxes(**axes.step_axis(whole.steps, part.x))
     drawn = np.concatenate([line.values for line in lines]) if lines else np.zeros(0)
-    figure.update_yaxes(**axes.value_axis(spec, drawn))
+    figure.update_yaxes(**axes.value_axis(spec, drawn, part.y))
     style.note_marks(figure, drawn, found, theme)
-    mk.add_strip(figure, found, theme)
-    figure.update_layout(showlegend=bool(found), uirevision=f"{run.name}{metric}", hovermode="closest")
+    mk.add_strip(figure, strip, theme)
+    figure.update_layout(showlegend=bool(strip), uirevision=f"{run.name}{metric}", hovermode="closest")
     return figure
 
 
+def _subtitle(run: Run, drawn: int, layers: int) -> str:
+    count = "one layer" if layers == 1 else f"{layers:,} layers"
+    chosen = "" if drawn == layers else f"; {drawn} are drawn: first, last, least, greatest and evenly between"
+    return f"{wording.short(run.name, 48)}, {count}{chosen}"
+
+
 def _add_line(figure: go.Figure, line: Line, colour: str) -> None:
+    name = wording.short(line.layer, 60)
+    name = wording.short(line.layer, 60)
     figure.add_scatter(
-        x=line.steps,
-        y=line.values,
+        x=compact(line.steps),
+        y=compact(line.values),
         line={"color": colour, "width": 1.3},
         marker_color=colour,
         **point_style(line.values),
-        name=line.layer,
+        name=name,
         showlegend=False,
-        hovertemplate=f"{line.layer}, depth {line.depth}<br>step %{{x}}<br>%{{y:.4g}}<extra></extra>",
+        hovertemplate=f"{name}, depth {line.depth}<br>step %{{x}}<br>%{{y:.4g}}<extra></extra>",
     )
 
 
-def _add_marks(figure: go.Figure, marked: pd.DataFrame, found: Iterable[mk.Mark], theme: str) -> None:
-    listed = list(found)
+def _add_marks(figure: go.Figure, marked: pd.DataFrame, strip: Iterable[mk.Mark], theme: str) -> None:
+    listed = list(strip)
     for mark in listed:
         rows = marked[marked["mark"] == mark.code]
         text = [_mark_text(*row) for row in rows[["step", "layers", "low", "high"]].to_numpy(int).tolist()]

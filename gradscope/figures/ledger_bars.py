@@ -11,13 +11,18 @@ from numpy.typing import NDArray
 
 from gradscope.figures import axes, style, wording
 from gradscope.figures import marks as mk
+from gradscope.figures.decimate import spread
 from gradscope.figures.gradient_flow import SIGNAL
-from gradscope.figures.values import names_by_depth, nearest_step, recorded_steps
+from gradscope.figures.values import is_empty, names_by_depth, nearest_step
+from gradscope.figures.window import ALL, Range, Window, seen
 
 if TYPE_CHECKING:
     from gradscope.runs import Run
 
 GAINS = {"weight_gain": "weight gain", "activation_gain": "activation gain", "path_gain": "path gain"}
+MOST_BARS = 400
+"""Layers with bars of their own; of more, neighbours share one."""
+MOST_SYMBOLS = 300
 COLOURS = {"weight_gain": "#0072B2", "activation_gain": "#E69F00", "path_gain": "#009E73"}
 
 
@@ -51,39 +56,63 @@ def _exists(gain: str, values: NDArray[np.float64]) -> NDArray[np.bool_]:
     return exists
 
 
-def ledger(run: Run, step: int | None = None, *, theme: str = "light") -> go.Figure:
+def shared_bars(frame: pd.DataFrame, depths: Range | None = None, most: int = MOST_BARS) -> pd.DataFrame:
+    """Return what bars and line draw: of many layers those that are seen, neighbours of which share a bar.
+
+    A shared bar is the product of its layers' gains (the sum of their decades, without those that have a mark); the
+    line is drawn at the first layer of each.
+
+    Returns:
+        Columns depth, layer, layers (how many share the bar), the gains and cumulative.
+    """
+    if len(frame) > most:
+        frame = frame.iloc[seen(frame["depth"].to_numpy(), depths)]
+    shared = -(-len(frame) // most)
+    groups = frame.groupby(np.arange(len(frame)) // max(1, shared))
+    first = groups[["depth", "layer", "cumulative"]].first(skipna=False)
+    gains = groups[list(GAINS)].sum(min_count=1)
+    return first.join(gains).assign(layers=groups.size())
+
+
+def ledger(run: Run, step: int | None = None, *, theme: str = "light", window: Window | None = None) -> go.Figure:
     """Draw the gains of each layer as bars in decades, and above them their running product.
 
-    The upper line is the output gradient relative to the head's, rebuilt from the gains only.
+    The upper line is the output gradient relative to the head's, rebuilt from the gains only. Of more than 400 layers,
+    neighbours share a bar: the product of their gains.
 
     Args:
         run: A run that recorded the metrics of the ledger.
         step: A recorded step; the first where None.
         theme: ``light`` or ``dark``.
+        window: The part that is seen, drawn in as much detail as fits.
     """
-    if SIGNAL in run.metrics and not recorded_steps(run, SIGNAL):
+    part = window or ALL
+    if SIGNAL in run.metrics and is_empty(run, SIGNAL):
         text = f"run {run.name!r} has no recorded step of metric {SIGNAL!r} yet"
         return style.message("Ledger of the error signal", text, theme)
     frame = ledger_frame(run, step)
     shown = nearest_step(run, step, SIGNAL)
-    figure = style.empty_figure("Ledger of the error signal", f"{wording.short(run.name, 48)}, step {shown}", theme)
+    bars = shared_bars(frame, part.x)
+    most = int(bars["layers"].max()) if len(bars) else 1
+    text = f"{wording.short(run.name, 48)}, step {shown}" + (f"; one bar for {most} layers" if most > 1 else "")
+    figure = style.empty_figure("Ledger of the error signal", text, theme)
     found = mk.kinds(frame[f"{gain}_mark"].to_numpy() for gain in GAINS)
     figure.add_scatter(
-        x=frame["depth"],
-        y=_finite(frame["cumulative"]),
+        x=bars["depth"],
+        y=_finite(bars["cumulative"]),
         mode="lines+markers",
         name="cumulative",
         line={"color": style.ink(theme).text, "width": 1.6},
         marker={"size": 5 if len(frame) <= 60 else 3},
-        customdata=frame["layer"],
+        customdata=bars["layer"],
         hovertemplate="%{customdata}, depth %{x}<br>%{y:.3f} decades<extra>cumulative</extra>",
     )
     for gain, label in GAINS.items():
         if gain != "path_gain" or _matters(frame[gain]):
-            _add_bars(figure, frame, gain, label)
+            _add_bars(figure, bars, gain, label)
     for mark in found:
         _add_marks(figure, frame, mark, found, theme)
-    _axes(figure, frame, found, theme)
+    _axes(figure, frame, found, part, theme)
     for axis, values in (("yaxis", frame["cumulative"]), ("yaxis3", frame[list(GAINS)])):
         if not np.isfinite(values.to_numpy(np.float64)).any():
             figure.update_layout({axis: axes.NO_TICKS})
@@ -103,20 +132,25 @@ def _matters(values: pd.Series[float]) -> bool:
 
 def _add_bars(figure: go.Figure, frame: pd.DataFrame, gain: str, label: str) -> None:
     figure.add_bar(
-        x=frame["depth"],
+        x=frame["depth"] + (frame["layers"] - 1) / 2,
         y=frame[gain],
         yaxis="y3",
         name=label,
         marker={"color": COLOURS[gain], "line": {"width": 0}},
-        customdata=frame["layer"],
-        hovertemplate="%{customdata}, depth %{x}<br>%{y:.3f} decades<extra>" + label + "</extra>",
+        customdata=[_where(*row) for row in zip(frame["layer"], frame["depth"], frame["layers"], strict=True)],
+        hovertemplate="%{customdata}<br>%{y:.3f} decades<extra>" + label + "</extra>",
     )
+
+
+def _where(layer: str, depth: int, layers: int) -> str:
+    return f"{layer}, depth {depth}" if layers == 1 else f"{layers} layers, depth {depth} to {depth + layers - 1}"
 
 
 def _add_marks(figure: go.Figure, frame: pd.DataFrame, mark: mk.Mark, found: list[mk.Mark], theme: str) -> None:
     """Mark the layers with a gain of that kind; the hover text says which gains."""
     marked = frame[[f"{gain}_mark" for gain in GAINS]].to_numpy() == mark.code
     rows = np.flatnonzero(marked.any(axis=1))
+    rows = rows[spread(len(rows), MOST_SYMBOLS)] if len(rows) else rows
     labels = list(GAINS.values())
     text = [
         f"{frame['layer'][row]}, depth {frame['depth'][row]}<br>"
@@ -126,12 +160,12 @@ def _add_marks(figure: go.Figure, frame: pd.DataFrame, mark: mk.Mark, found: lis
     mk.add_symbols(figure, found, mark, frame["depth"].to_numpy()[rows], text, theme=theme)
 
 
-def _axes(figure: go.Figure, frame: pd.DataFrame, found: list[mk.Mark], theme: str) -> None:
+def _axes(figure: go.Figure, frame: pd.DataFrame, found: list[mk.Mark], part: Window, theme: str) -> None:
     floor = 0.0 if not found else 0.065 * len(found) + 0.035
     middle = floor + 0.5 * (1 - floor)
     last = int(frame["depth"].max()) if len(frame) else 1
     mk.add_strip(figure, found, theme)
-    figure.update_xaxes(anchor="y2" if found else "y3", **axes.depth_axis(last))
+    figure.update_xaxes(anchor="y2" if found else "y3", **axes.depth_axis(last, part.x))
     zero = {"zeroline": True, "zerolinewidth": 1, "zerolinecolor": "#888888"}
     figure.update_layout(
         yaxis={"domain": [middle + 0.04, 1.0], "title": {"text": "Cumulative<br>(decades)"}, **zero},

@@ -13,6 +13,7 @@ from gradscope.figures import axes, style, wording
 from gradscope.figures import marks as mk
 from gradscope.figures.decimate import broken, line_points, point_style
 from gradscope.figures.values import RunsLike, at_least_one
+from gradscope.figures.window import ALL, Range, Window, seen
 
 if TYPE_CHECKING:
     from gradscope.runs import Run
@@ -20,17 +21,19 @@ if TYPE_CHECKING:
 POINTS = 1000
 
 
-def loss_frame(run: Run, scalar: str = "loss", points: int = POINTS) -> pd.DataFrame:
+def loss_frame(run: Run, scalar: str = "loss", points: int = POINTS, between: Range | None = None) -> pd.DataFrame:
     """Return a scalar over steps as drawn: columns step, value, mark (0 for a plain value), in order of step.
 
-    At most ``points`` plain values are kept, extremes among them; a row with mark -1 and no value breaks the
-    line where NaN or infinite values lie in between. Those are kept at most once per drawn point.
+    At most ``points`` plain values of those ``between`` two steps are kept, extremes among them; a row with mark -1
+    and no value breaks the line where NaN or infinite values lie in between. Those are kept at most once per drawn
+    point.
     UnknownNameError names the logged scalars.
     """
     scalars = run.scalars
     rows = scalars[scalars["name"] == scalar].sort_values("step")
     if rows.empty:
         raise unknown_name("scalar", scalar, sorted(set(scalars["name"])))
+    rows = rows.iloc[seen(rows["step"].to_numpy(np.int64), between)]
     steps = rows["step"].to_numpy(np.int64)
     values = rows["value"].to_numpy(np.float64, na_value=np.nan)
     codes = mk.classify(values, log=False)
@@ -44,14 +47,16 @@ def loss_frame(run: Run, scalar: str = "loss", points: int = POINTS) -> pd.DataF
     return pd.concat([frame, gaps] if len(gaps) else [frame]).sort_values("step", ignore_index=True)
 
 
-def loss(run: RunsLike, scalar: str = "loss", *, theme: str = "light") -> go.Figure:
+def loss(run: RunsLike, scalar: str = "loss", *, theme: str = "light", window: Window | None = None) -> go.Figure:
     """Draw a logged scalar over steps, of one run or of several.
 
     Args:
         run: A run, or several to compare; those that did not log the scalar are left out.
         scalar: Name given to ``probe.log``.
         theme: ``light`` or ``dark``.
+        window: The part that is seen, drawn in as much detail as fits.
     """
+    part = window or ALL
     heading = wording.label(scalar.capitalize())
     given, runs = zip(*at_least_one(run), strict=True)
     names = wording.distinct(given)
@@ -60,7 +65,7 @@ def loss(run: RunsLike, scalar: str = "loss", *, theme: str = "light") -> go.Fig
         return style.message(f"{heading} over steps", "no scalar has been logged yet", theme)
     if not logged:
         raise unknown_name("scalar", scalar, sorted({name for one in runs for name in one.scalars["name"]}))
-    frames = {index: loss_frame(one, scalar) for index, one in logged}
+    frames = {index: loss_frame(one, scalar, between=part.x) for index, one in logged}
     found = mk.kinds(frame["mark"].to_numpy(np.int8) for frame in frames.values())
     text = wording.short(names[0], 48) if len(runs) == 1 else f"{len(logged)} runs"
     figure = style.empty_figure(f"{heading} over steps", text, theme)
@@ -74,7 +79,7 @@ def loss(run: RunsLike, scalar: str = "loss", *, theme: str = "light") -> go.Fig
             mk.add_symbols(figure, found, mark, rows["step"], hover, theme=theme, fill=fill)
     rows = pd.concat(frames.values())
     drawn = rows.loc[rows["mark"] == mk.PLAIN, "value"].to_numpy(np.float64)
-    figure.update_xaxes(**axes.step_axis(rows.loc[rows["mark"] != mk.ABSENT, "step"].to_numpy()))
+    figure.update_xaxes(**axes.step_axis(rows.loc[rows["mark"] != mk.ABSENT, "step"].to_numpy(), part.x))
     figure.update_yaxes(title_text=wording.label(scalar.capitalize(), 30), **({} if len(drawn) else axes.NO_TICKS))
     style.note_marks(figure, drawn, found, theme)
     mk.add_strip(figure, found, theme, neutral=len(runs) > 1)

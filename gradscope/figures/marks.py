@@ -33,6 +33,8 @@ NEGATIVE = Mark(2, "negative", "< 0", "square")
 INFINITE = Mark(3, "infinite", "±∞", "triangle-up")
 NAN = Mark(4, "not a number", "NaN", "x")
 MARKS = (ZERO, NEGATIVE, INFINITE, NAN)
+# Not a value but a step: the optimizer did not take it.
+SKIPPED = Mark(5, "skipped step", "skip", "diamond-tall")
 ABSENT = -1
 
 
@@ -61,6 +63,7 @@ def colour(mark: Mark, theme: str) -> str:
     """Return the colour of a mark, the same in every figure."""
     colours = ink(theme)
     by_code = {ZERO.code: colours.zero, NAN.code: colours.nan, INFINITE.code: colours.infinite}
+    by_code[SKIPPED.code] = colours.text
     return by_code.get(mark.code, colours.faint)
 
 

@@ -116,8 +116,10 @@ def _failed(run: Run) -> bool:
 def decay_rate(run: Run, last: bool = False) -> float:
     """Return the decay of a run at its first or last recorded step; NaN where it has none."""
     try:
-        steps = recorded_steps(run, "output_grad_norm")
-        return float(run.decay(steps[-1 if last else 0]).rate) if steps else math.nan
+        step = int(recorded_steps(run, "output_grad_norm")[-1]) if last else None
+        return run.decay(step).rate
+    except IndexError:  # nothing recorded
+        return math.nan
     except GradscopeError:
         return math.nan
 

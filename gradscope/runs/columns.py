@@ -34,7 +34,7 @@ class Keys:
     count: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Column:
     """The recorded values of a metric by step, then depth: absent ones left out, NaN and infinity kept."""
 
@@ -80,21 +80,41 @@ class Column:
 
     def depths(self) -> NDArray[np.int64]:
         """Return the depths with any value, ascending."""
-        return np.flatnonzero(np.bincount(self.depth, minlength=1)).astype(np.int64)
+        found = np.zeros(int(self.depth.max(initial=0)) + 1, np.bool_)
+        found[self.depth] = True
+        return np.flatnonzero(found).astype(np.int64)
 
-    def places(self, depths: NDArray[np.int64]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """Return for each value the place of its step among `steps`, and of its depth among `depths`."""
-        counts = np.diff(np.append(self._starts, len(self.step)))
-        place = np.zeros(int(depths.max(initial=0)) + 1, np.intp)
-        place[depths] = np.arange(len(depths))
-        return np.repeat(np.arange(len(counts)), counts), place[self.depth]
+    def grid(self, depths: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """Return values and whether they are present, shape (depths, steps); absent ones are NaN.
+
+        The values may be a view of `value`.
+
+        Args:
+            depths: Those of the rows, ascending; all with any value are among them.
+        """
+        shape = (len(depths), len(self.steps))
+        if self._full(depths):
+            return self.value.reshape(shape[::-1]).T, np.ones(shape, np.bool_)
+        row = np.zeros(int(depths.max(initial=0)) + 1, np.intp)
+        row[depths] = np.arange(len(depths))
+        place = row[self.depth] * shape[1] + np.repeat(
+            np.arange(shape[1]), np.diff(self._starts, append=len(self.step))
+        )
+        values, present = np.full(shape, np.nan), np.zeros(shape, np.bool_)
+        values.reshape(-1)[place] = self.value
+        present.reshape(-1)[place] = True
+        return values, present
 
     def frame(self) -> pd.DataFrame:
         """Return one row per step and one column per depth; NaN where absent."""
         depths = self.depths()
-        grid = np.full((len(self.steps), len(depths)), np.nan)
-        grid[self.places(depths)] = self.value
-        return pd.DataFrame(grid, index=pd.Index(self.steps, name="step"), columns=pd.Index(depths, name="depth"))
+        index, columns = pd.Index(self.steps, name="step"), pd.Index(depths, name="depth")
+        return pd.DataFrame(self.grid(depths)[0].T, index=index, columns=columns, copy=True)
+
+    def _full(self, depths: NDArray[np.int64]) -> bool:
+        """Tell whether every depth has a value at every step."""
+        size = len(depths) * len(self.steps)
+        return size == len(self.depth) and bool((self.depth.reshape(-1, max(1, len(depths))) == depths).all())
 
     def between(self, first: int, last: int) -> Column:
         """Return the values of the steps from `first` to `last`, without copying them."""
@@ -144,7 +164,7 @@ def keys(table: Mapping[str, pa.ChunkedArray], layers: Mapping[int, LayerSpec], 
 def column(metric: str, value: pa.ChunkedArray, keys: Keys) -> Column:
     """Build a Column from the Arrow column of a metric, for the rows of a rank."""
     present = np.ones(len(value), np.bool_) if not value.null_count else np.asarray(value.is_valid())
-    floats = np.asarray(value.cast(pa.float64()).fill_null(0.0))[keys.rows]
+    floats = np.asarray(value.cast(pa.float64()).fill_null(0.0) if value.null_count else value, np.float64)[keys.rows]
     kept = present[keys.rows]
     if kept.all():
         return Column(metric, keys.step, keys.depth, floats)
