@@ -1,7 +1,7 @@
 """Several forward and backward passes within one step: GAN loops, gradient penalties, validation in between.
 
-Observers that count hook calls take each pass for a step, or raise (wandb#1639); evaluation passes pollute the statistics
-of training, or silence them (torchtitan#4148).
+Observers that count hook calls take each pass for a step, or raise (wandb#1639); evaluation passes pollute the
+statistics of training, or silence them (torchtitan#4148).
 """
 
 from __future__ import annotations
