@@ -62,9 +62,12 @@ def survey(
         compiled: Whether something compiled ran eagerly for this step.
     """
     scope = scope or Scope()
+    by_layer: dict[Layer, list[CallRecord]] = {}
+    for record in records:
+        by_layer.setdefault(record.layer, []).append(record)
     found = []
     for layer in layers:
-        calls = [one for one in records if one.layer is layer]
+        calls = by_layer.get(layer, [])
         code, text = _limited(layer, calls, scope, faults) or _reason(layer, calls, uncounted, faults)
         text += EAGERLY if compiled and any(one.batches for one in calls) else ""
         tiers = tiers_of(layer, calls, code, read, scope.tiers)
@@ -114,8 +117,7 @@ def _of_gradients(layer: Layer, calls: Sequence[CallRecord]) -> tuple[str, str] 
         return "no_gradient", "its output needs no gradient: frozen, with nothing to train before it"
     if any(batch.fired > 1 for one in calls for batch in one.batches):
         return "repeated", "its gradient arrived twice through one forward pass (retain_graph): the sum is not known"
-    trains = any(parameter.requires_grad for parameter in layer.module.parameters())
-    if fired == 0 and trains and not has_gradient(layer.module):
+    if fired == 0 and _trains(layer) and not has_gradient(layer.module):
         return "unused", "not part of the loss: no gradient arrived, of its output or of its weight"
     if fired < expected:
         return (
@@ -125,6 +127,10 @@ def _of_gradients(layer: Layer, calls: Sequence[CallRecord]) -> tuple[str, str] 
     if not all(one.contributes for one in calls):
         return "no_contribution", "what it sends back through its own weights cannot be told from its graph: no gains"
     return None
+
+
+def _trains(layer: Layer) -> bool:
+    return any(parameter.requires_grad for parameter in layer.module.parameters())
 
 
 def _of_weight(layer: Layer) -> tuple[str, str] | None:
