@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from gradscope.probe.compiled import COMPILED_TEXT
+from gradscope.probe.distributed import world_size
 from gradscope.probe.layers import Layer, named_layers, scripted_layers
 from gradscope.probe.plan import Plan
 from gradscope.probe.recorder import Recorder
@@ -96,8 +97,9 @@ def add_uncalled(recorder: Recorder, layers: Iterable[Layer], limits: Collection
 
     These are the layers of which only parameters can be had, and all of them where no call of any was seen although
     gradients have arrived: the replay of a CUDA graph calls no hook, a training in evaluation mode does not count.
+    Where several ranks train, the gradient of a layer that this one did not call comes from another.
     """
-    unseen = not any(record.batches for record in recorder.records.values())
+    unseen = world_size() > 1 or not any(record.batches for record in recorder.records.values())
     for layer in layers:
         if layer.name in recorder.parameters and (layer.name in limits or (unseen and has_gradient(layer.module))):
             made_up = CallRecord(layer, 1, resolved=False)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import fp16_compress_hook
 from torch.nn.parallel import DistributedDataParallel
 
 import gradscope as gs
+from gradscope.errors import InvalidValueError
 
 STEPS, BATCH = 3, 8
 
@@ -100,3 +104,97 @@ def alone(out: str, *, samples: Callable[[Tensor], Tensor] = lambda x: x, clip: 
             optimizer.step()
             optimizer.zero_grad()
     return torch.cat([one.detach().flatten() for one in model.parameters()]).tolist()
+
+
+def train_named(rank: int, out: str, how: str) -> None:
+    """Train one step of a model that is wrapped in some way, and watch it."""
+    model = Wrapped()
+    if how == "checkpoint_wrapper":
+        model.block = checkpoint_wrapper(model.block)  # type: ignore[assignment]
+    if how == "inner":
+        model.block = DistributedDataParallel(model.block)  # type: ignore[assignment]
+    whole: Any = model
+    if how.startswith("compiled"):
+        whole = torch.compile(model, backend="eager")
+    if how != "inner":
+        whole = DistributedDataParallel(whole)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with gs.watch(whole, optimizer, out=out, every=1, layers=["block.*", "module.head"]):
+        x, y = batches()[0]
+        loss_of(whole, x[rank::2], y[rank::2]).backward()
+        optimizer.step()
+
+
+class Wrapped(nn.Module):
+    """A model whose own names look like those of wrappers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.block = nn.Sequential(nn.Linear(6, 9), nn.Tanh(), nn.Linear(9, 7))
+        self.module = nn.ModuleDict({"head": nn.Linear(7, 2)})
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.module["head"](torch.relu(self.block(x)))
+        return out
+
+
+class Forked(nn.Module):
+    """Every rank takes a way of its own through the model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = nn.Linear(6, 8)
+        self.ways = nn.ModuleList([nn.Linear(8, 8), nn.Linear(8, 8)])
+        self.head = nn.Linear(8, 2)
+
+    def forward(self, x: Tensor, way: int) -> Tensor:
+        out: Tensor = self.head(torch.tanh(self.ways[way](torch.tanh(self.first(x)))))
+        return out
+
+
+def train_forked(rank: int, out: str) -> list[float]:
+    """Take another way at each step, ranks in opposite order; return the norms of dL/dz of this rank's way."""
+    model = Forked()
+    wrapped = DistributedDataParallel(model, find_unused_parameters=True)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    norms: list[float] = []
+    seen: list[Tensor] = []
+
+    def keep(_module: nn.Module, _args: Any, z: Tensor) -> None:
+        z.register_hook(seen.append)
+
+    for way in model.ways:
+        way.register_forward_hook(keep)
+    with gs.watch(wrapped, optimizer, out=out, every=1):
+        for step, (x, y) in enumerate(batches()):
+            nn.functional.mse_loss(wrapped(x[rank::2], (step + rank) % 2), y[rank::2]).backward()
+            norms.append(float(seen[-1].norm()))
+            optimizer.step()
+            optimizer.zero_grad()
+    return norms
+
+
+def open_in_order(rank: int, out: str, first: int, resume: bool = False) -> None:
+    """Watch and train a step, one rank after the other or the other way round."""
+    model = DistributedDataParallel(net())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    if rank != first:
+        dist.barrier()
+    with gs.watch(model, optimizer, out=out, every=1, resume=resume):
+        if rank == first:
+            dist.barrier()
+        x, y = batches()[0]
+        loss_of(model, x[rank::2], y[rank::2]).backward()
+        optimizer.step()
+
+
+def watch_nowhere(rank: int, folder: str) -> str:
+    """Watch without saying where to; return the error."""
+    os.chdir(folder)
+    try:
+        gs.watch(net()).close()
+    except InvalidValueError as error:
+        return str(error)
+    return ""
