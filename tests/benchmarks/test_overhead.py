@@ -25,7 +25,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
 def test_one_table_of_all_workloads_and_contenders(run: Run, tmp_path: Path) -> None:
     found = tmp_path / "found.json"
-    keys = ["aa", "norms", "every-10", "histograms-10", "idle", "naive"]
+    keys = ["aa", "norms", "every-10", "histograms-10", "idle", "auto", "naive"]
     printed = run("--quick", "--contenders", ",".join(keys), "--json", str(found))
     table = [line for line in printed.splitlines() if line.startswith("|")]
     assert len(table) == 3 + len(keys)

@@ -35,13 +35,13 @@ class Chunk:
     weight: float
 
 
-def chunks(period: int, seconds: float, block: float) -> tuple[Chunk, ...]:
-    """Plan a block of whole periods; of a long period with many unrecorded steps a few stand for the others.
+def chunks(period: int, seconds: float, block: float, whole: bool = False) -> tuple[Chunk, ...]:
+    """Plan a block of whole periods; unless ``whole``, a few unrecorded steps stand for the others of a long period.
 
     >>> chunks(1, 0.1, 0.5), chunks(10, 0.1, 0.5)
     ((Chunk(steps=5, weight=1.0),), (Chunk(steps=10, weight=1.0),))
     """
-    if period * seconds > LONG and period > 2 + SAMPLED:
+    if period * seconds > LONG and period > 2 + SAMPLED and not whole:
         rest = period - 2
         return (
             Chunk(1, 1.0),

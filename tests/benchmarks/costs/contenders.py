@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from costs.others import naive, tensorboard, weights_and_biases
-from costs.sessions import Absent, Session, Start, bare
+from costs.sessions import Session, Start, bare
 from costs.workloads import Training
 
 import gradscope as gs
@@ -34,11 +34,9 @@ class Contender:
 
 def watching(**options: Any) -> Start:
     def start(training: Training, folder: Path) -> Session:
-        try:
-            probe = gs.watch(training.model, training.optimizer, out=folder / "run", **options)
-        except gs.errors.NotYetError as error:
-            raise Absent(str(error)) from None
-        return Session(training.step, training.skip, probe.close)
+        probe = gs.watch(training.model, training.optimizer, out=folder / "run", **options)
+        pace = (lambda: probe.run.every) if options["every"] == "auto" else None
+        return Session(training.step, training.skip, probe.close, pace)
 
     return start
 
@@ -71,7 +69,7 @@ CONTENDERS = (
         _targets(2.5, 0.8, 0.7, 0.4, 15),
     ),
     Contender("idle", "gradscope, attached, idle", 1, watching(every=IDLE), _targets(1, 0.5, 0.5, 0.5, 1)),
-    Contender("auto", 'gradscope, every="auto"', 20, watching(every="auto")),
+    Contender("auto", 'gradscope, default, every="auto" (it chose)', 1, watching(every="auto")),
     Contender("naive", "naive .item() hooks", 1, naive),
     Contender("wandb", 'wandb.watch(log="gradients", log_freq=1)', 1, weights_and_biases("gradients")),
     Contender("wandb-all", 'wandb.watch(log="all", log_freq=1)', 1, weights_and_biases("all")),

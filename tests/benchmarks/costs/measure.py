@@ -13,6 +13,8 @@ from costs.contenders import Contender
 from costs.sessions import Absent, Session, bare
 from costs.workloads import Training, Workload
 
+SETTLING = 12  # steps after which a contender that chooses its own pace has done so
+
 
 @dataclass
 class Rival:
@@ -31,6 +33,7 @@ class Result:
     workload: Workload
     blocks: dict[str, list[tuple[Times, Times]]]
     absent: dict[str, str]
+    paces: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -63,9 +66,10 @@ def measure(
             rival = rivals[(place + turn) % len(rivals)]
             progress(f"{workload.name}: block {turn + 1} of {effort.blocks}, {rival.contender.text}")
             rival.pairs.append(_pair(plain, steps, rival, turn, device))
+    paces = {one.contender.key: one.session.pace() for one in rivals if one.session.pace is not None}
     for rival in rivals:
         rival.session.close()
-    return Result(workload, {one.contender.key: one.pairs for one in rivals}, absent)
+    return Result(workload, {one.contender.key: one.pairs for one in rivals}, absent, paces)
 
 
 def _enter(
@@ -81,9 +85,20 @@ def _enter(
             absent[contender.key] = str(reason)
             continue
         seconds = _warm_up(session, contender.period, device)
-        known = bare_seconds if contender.period > 1 else seconds
-        rivals.append(Rival(contender, session, chunks(contender.period, known, effort.block)))
+        if session.pace is not None:
+            plan = chunks(_settled(session), bare_seconds, effort.block, whole=True)
+        else:
+            plan = chunks(contender.period, bare_seconds if contender.period > 1 else seconds, effort.block)
+        rivals.append(Rival(contender, session, plan))
     return rivals, absent
+
+
+def _settled(session: Session) -> int:
+    """Run until it has measured itself and chosen its pace."""
+    assert session.pace is not None
+    for _ in range(SETTLING):
+        session.step()
+    return session.pace()
 
 
 def _warm_up(session: Session, period: int, device: str) -> float:

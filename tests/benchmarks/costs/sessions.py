@@ -15,11 +15,19 @@ class Absent(Exception):
 
 @dataclass(frozen=True)
 class Session:
-    """A contender at work on its own copy of a training."""
+    """A contender at work on its own copy of a training.
+
+    Attributes:
+        step: Train for a step.
+        skip: Count a step without training.
+        close: End.
+        pace: Every how many steps it works, where it chooses that itself.
+    """
 
     step: Callable[[], object]
     skip: Callable[[], None]
     close: Callable[[], object]
+    pace: Callable[[], int] | None = None
 
 
 Start = Callable[[Training, Path], Session]

@@ -95,7 +95,9 @@ def _cell(contender: Contender, result: Result, clock: str) -> str:
     found = overhead(result.blocks[contender.key], clock)
     middle, low, high = (f"{value:.0f}" if abs(value) >= 99.5 else f"{value:.1f}" for value in found)
     star = " *" if missed(contender, result, clock) else ""
-    return f"{middle} [{low}, {high}]{star}"
+    pace = result.paces.get(contender.key)
+    chosen = f", every {pace}" if pace is not None else ""
+    return f"{middle} [{low}, {high}]{chosen}{star}"
 
 
 def _target(contender: Contender, names: Sequence[str]) -> str:
