@@ -17,7 +17,7 @@ from gradscope.probe.overhear import overhear, stop_overhearing
 from gradscope.probe.recorder import Recorder
 from gradscope.probe.scale_notes import Resolve, ScaleNotes
 
-FRAMES = 12
+FRAMES = 24
 
 
 class LossScale:
@@ -42,7 +42,6 @@ class LossScale:
         fault: Callable[[str, str, Exception], None],
     ) -> None:
         self._scaler = scaler if scaler is not None and scaler.is_enabled() else None
-        self._given = scaler is not None
         self._counted = {id(one): place for place, one in enumerate(counted, start=1)}
         self._on_skip, self._saw_backward, self._remark, self._fault = on_skip, saw_backward, remark, fault
         self._recorder: Recorder | None = None
@@ -64,15 +63,11 @@ class LossScale:
 
     def about_to_apply(self, optimizer: Optimizer) -> None:
         """Note what the gradients of an optimizer carry when its recorded step begins."""
-        if self._recorder is None:
-            return
-        parameters = _parameters(optimizer)
-        self._notes.left.update(dict.fromkeys(parameters, self._put(self._left(optimizer, parameters))))
-        found = getattr(optimizer, "found_inf", None)
-        if found is not None or self._scaler is not None:
-            self._note_found(parameters, 0.0 if found is None else found)
-        if not self._given:
-            self._detect(optimizer, self._recorder.step)
+        self._guarded(lambda recorder: self._note_applied(recorder, optimizer))
+
+    def about_to_read(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Note what gradients carry that are read without an optimizer."""
+        self._guarded(lambda _: self._note_read(parameters))
 
     def applied(self) -> None:
         """Note that an optimizer has stepped: the scaler has not skipped it."""
@@ -82,7 +77,7 @@ class LossScale:
         """End a recorded step: what turns the numbers of its tape into scales, None where there is no scale."""
         if self._recorder is None or (self._scaler is None and not self._notes.scaled):
             return None
-        self._end_epoch(self._recorder)
+        self._end_stretch(self._recorder)
         return self._notes.resolver(self._recorder.records)
 
     # What the scaler tells.
@@ -92,7 +87,7 @@ class LossScale:
         if method == "step":
             self._stepped = False
         elif method == "update" and self._recorder is not None:
-            self._guarded(self._end_epoch)
+            self._guarded(self._end_stretch)
 
     def after(self, method: str, optimizer: Optimizer | None) -> None:
         """Learn that ``unscale_`` or ``step`` has returned; a step that no hook has seen was skipped."""
@@ -128,25 +123,33 @@ class LossScale:
         found = self._scaler._get_scale_async() if self._scaler is not None else None
         return 1.0 if found is None else found
 
-    def _left(self, optimizer: Optimizer, parameters: frozenset[int]) -> Tensor | float:
-        inside = getattr(optimizer, "grad_scale", None) if _unscales_inside(optimizer) else None
-        if isinstance(inside, Tensor | float):
-            self._notes.scaled = True
-            return inside
-        if self._scaler is None or self._notes.unscaled & parameters:
-            return 1.0
-        if _unscales_inside(optimizer):
-            return self._scale()
-        if isinstance(self._scale(), Tensor):
-            self._notes.unknown |= parameters
-            self._say_unknown(optimizer)
-        return 1.0
+    def _note_applied(self, recorder: Recorder, optimizer: Optimizer) -> None:
+        parameters, caller, inside = _parameters(optimizer), _calling_scaler(), _grad_scale(optimizer)
+        if inside is not None:
+            left, self._notes.scaled = inside, True
+        elif self._scaler is None or self._notes.unscaled & parameters:
+            left = 1.0
+        elif caller is self._scaler:
+            left = self._scale()  # an optimizer that is given the scaler, and unscales by itself
+        else:
+            left = 1.0
+            self._note_unknown(recorder, optimizer, parameters)
+        self._notes.left.update(dict.fromkeys(parameters, self._put(left)))
+        found = getattr(optimizer, "found_inf", None)
+        if found is not None or self._scaler is not None:
+            self._note_found(parameters, 0.0 if found is None else found)
+        if caller is not None and caller is not self._scaler:
+            self._remark(recorder.step, "scaled", keeps_scale("GradScaler.step called the optimizer"))
+        elif inside is not None and self._scaler is None:
+            self._remark(recorder.step, "scaled", keeps_scale("grad_scale is set on the optimizer"))
 
-    def _say_unknown(self, optimizer: Optimizer) -> None:
-        assert self._recorder is not None
+    def _note_unknown(self, recorder: Recorder, optimizer: Optimizer, parameters: frozenset[int]) -> None:
+        if not isinstance(self._scale(), Tensor):
+            return  # nothing has been scaled yet
+        self._notes.unknown |= parameters
         which = self._counted.get(id(optimizer), 1)
         self._remark(
-            self._recorder.step,
+            recorder.step,
             f"unscaled {which}",
             f"optimizer {which} stepped outside scaler.step on gradients that were never unscaled: "
             "whether they carry the loss scale cannot be told, and no error signal of its layers is recorded",
@@ -168,34 +171,26 @@ class LossScale:
             left = torch.where(found > 0, self._scale(), torch.ones_like(found))
             self._notes.left.update(dict.fromkeys(parameters, self._put(left)))
 
-    def about_to_read(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Note what gradients carry that are read without an optimizer."""
-        if self._recorder is None or self._scaler is None:
+    def _note_read(self, parameters: Iterable[nn.Parameter]) -> None:
+        if self._scaler is None:
             return
         place, plain = self._put(self._scale()), self._put(1.0)
         for one in map(id, parameters):
             self._notes.left.setdefault(one, plain if one in self._notes.unscaled else place)
 
-    def _end_epoch(self, recorder: Recorder) -> None:
+    def _end_stretch(self, recorder: Recorder) -> None:
         """Note the scale, and which calls received a gradient since it last changed."""
         counts = {key: record.fired for key, record in recorder.records.items()}
         fired = frozenset(key for key, count in counts.items() if count > self._notes.counts.get(key, 0))
         self._notes.counts = counts
-        if fired or (not self._notes.epochs and self._saw_backward()):
-            self._notes.epochs.append((self._put(self._scale()), fired))
-
-    def _detect(self, optimizer: Optimizer, step: int) -> None:
-        """Without ``scaler=``, say that there is a scaler."""
-        if _called_by_scaler():
-            self._remark(step, "scaled", keeps_scale("GradScaler.step called the optimizer"))
-        elif _unscales_inside(optimizer) and getattr(optimizer, "grad_scale", None) is not None:
-            self._remark(step, "scaled", keeps_scale("grad_scale is set on the optimizer"))
+        if fired or (not self._notes.stretches and self._saw_backward()):
+            self._notes.stretches.append((self._put(self._scale()), fired))
 
 
 def keeps_scale(how: str) -> str:
     """Word what is said of a loss scale that nobody told of."""
     return (
-        f"the loss is scaled ({how}), and no scaler= was given to watch: from this step on, error signals and "
+        f"the loss is scaled ({how}), and watch was not given that scaler: from this step on, error signals and "
         "weight_grad_norm_raw carry the loss scale, and skipped steps are not counted"
     )
 
@@ -204,18 +199,21 @@ def _parameters(optimizer: Optimizer) -> frozenset[int]:
     return frozenset(id(one) for group in optimizer.param_groups for one in group["params"])
 
 
-def _unscales_inside(optimizer: Optimizer) -> bool:
-    return bool(getattr(optimizer, "_step_supports_amp_scaling", False))
+def _grad_scale(optimizer: Optimizer) -> Tensor | float | None:
+    """What the optimizer divides its gradients by inside its step; None where it does not."""
+    found = getattr(optimizer, "grad_scale", None) if getattr(optimizer, "_step_supports_amp_scaling", False) else None
+    return found if isinstance(found, Tensor | float) else None
 
 
-def _called_by_scaler() -> bool:
-    """Whether this optimizer step was called by a GradScaler."""
+def _calling_scaler() -> GradScaler | None:
+    """The GradScaler that called this optimizer step, if it scales anything."""
     frame = sys._getframe(1)
     codes = (GradScaler.step.__code__, GradScaler._maybe_opt_step.__code__)
     for _ in range(FRAMES):
         if frame.f_code in codes:
-            return True
+            caller: GradScaler = frame.f_locals["self"]
+            return caller if caller.is_enabled() else None
         if frame.f_back is None:
-            return False
+            break
         frame = frame.f_back
-    return False
+    return None

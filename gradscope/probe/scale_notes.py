@@ -17,7 +17,7 @@ class ScaleNotes:
     """What a step shows: numbers are places on its tape, parameters are ids.
 
     Attributes:
-        epochs: For each stretch of the step under one scale: the scale, and the calls that received a gradient in it.
+        stretches: For each stretch of the step under one scale: the scale, and the calls that received a gradient.
         counts: Gradients received by each call up to the last of these.
         left: By parameter, what its gradient carries when it is applied.
         found: By the parameters of an optimizer, whether an entry was NaN or infinite.
@@ -27,7 +27,7 @@ class ScaleNotes:
     """
 
     def __init__(self) -> None:
-        self.epochs: list[tuple[int, frozenset[Key]]] = []
+        self.stretches: list[tuple[int, frozenset[Key]]] = []
         self.counts: dict[Key, int] = {}
         self.left: dict[int, int] = {}
         self.found: list[tuple[frozenset[int], int]] = []
@@ -46,9 +46,9 @@ class ScaleNotes:
 
     def _scales(self, key: Key, mine: tuple[int, int], numbers: NDArray[np.float64]) -> Scales:
         weight, bias = (float(numbers[self.left[one]]) if one in self.left else 1.0 for one in mine)
-        error = {float(numbers[place]) for place, fired in self.epochs if key in fired}
+        error = {float(numbers[place]) for place, fired in self.stretches if key in fired}
         # Where no hook fires, as in compiled code, the weight gradient still carries the scale of its backward pass.
-        error = error or {float(numbers[place]) for place, _ in self.epochs} or {1.0}
+        error = error or {float(numbers[place]) for place, _ in self.stretches} or {1.0}
         told = len(error) == 1 and self.unknown.isdisjoint(mine)
         return Scales(error.pop() if told else float("nan"), weight, bias, self._skipped(mine, numbers))
 

@@ -92,3 +92,53 @@ def test_training_is_bit_identical(tmp_path: Path) -> None:
         if probe:
             probe.close()
     assert losses[:11] == losses[11:]
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_scaler_costs_no_synchronisation_of_ours(fused: bool, tmp_path: Path) -> None:
+    counts: dict[bool, list[int]] = {}
+    for watched in (False, True):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(64, 64), nn.GELU(), nn.Linear(64, 10)).cuda()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=fused)
+        scaler = torch.amp.GradScaler("cuda")
+        x, y = torch.randn(32, 64, device="cuda"), torch.randint(0, 10, (32,), device="cuda")
+        probe = gs.watch(model, optimizer, out=tmp_path / "run", every=2, scaler=scaler) if watched else None
+        counts[watched] = []
+        for _ in range(6):
+            optimizer.zero_grad()
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                torch.cuda.set_sync_debug_mode("warn")
+                with torch.autocast("cuda", dtype=torch.float16):
+                    loss = F.cross_entropy(model(x), y)
+                scaler.scale(loss).backward()
+                scaler.step(optimizer)
+                scaler.update()
+                torch.cuda.set_sync_debug_mode("default")
+            counts[watched].append(sum("synchroniz" in str(one.message) for one in caught))
+        if probe:
+            probe.close()
+    added = [mine - bare for mine, bare in zip(counts[True], counts[False], strict=True)]
+    assert added[2:] == [1, 0, 1, 0]
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_an_overflow_is_flagged_and_its_scale_undone(fused: bool, tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)).cuda()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, fused=fused)
+    scaler = torch.amp.GradScaler("cuda", init_scale=2.0**40)
+    x, y = torch.randn(32, 64, device="cuda"), torch.randint(0, 10, (32,), device="cuda")
+    with gs.watch(model, optimizer, out=tmp_path / "run", every=1, scaler=scaler) as probe:
+        for _ in range(30):
+            optimizer.zero_grad()
+            with torch.autocast("cuda", dtype=torch.float16):
+                loss = F.cross_entropy(model(x), y)
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+    skipped = probe.run.skipped()
+    assert skipped == list(range(len(skipped)))
+    assert 5 < len(skipped) < 29
+    taken = probe.run.frame("weight_grad_norm").drop(index=skipped).to_numpy()
+    assert ((taken > 1e-4) & (taken < 10)).all()
