@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 from gradscope.probe.layers import Layer
 from gradscope.probe.records import CallRecord
-from gradscope.probe.tiers import NO, Scope, has_gradient, tiers_of
+from gradscope.probe.tiers import NO, PART, YES, Scope, has_gradient
 from gradscope.runs.coverage import CoverageTable
 
+NEVER_CALLED = (
+    "never_called",
+    "not called in a forward pass (its hook never fired: unused, fused, or called by another name)",
+)
+# What keeps a backward pass from being known, wholly or in part, leaves what the forward pass showed.
+FORWARD_ONLY = ("no_gradient", "unused", "missed", "repeated", "no_contribution", "error")
+PARAMETERS = {"trained": YES, "frozen": PART, "unused": PART, "computed, with a bias": PART, "computed": NO}
 EAGERLY = "; what is compiled ran eagerly for this step"
 
 
@@ -43,7 +51,7 @@ class Coverage:
 
 def survey(
     layers: Iterable[Layer],
-    records: Sequence[CallRecord],
+    records: Iterable[CallRecord],
     uncounted: Mapping[str, str],
     faults: Mapping[str, str],
     scope: Scope | None = None,
@@ -67,13 +75,81 @@ def survey(
         by_layer.setdefault(record.layer, []).append(record)
     found = []
     for layer in layers:
-        calls = by_layer.get(layer, [])
-        code, text = _limited(layer, calls, scope, faults) or _reason(layer, calls, uncounted, faults)
-        text += EAGERLY if compiled and any(one.batches for one in calls) else ""
-        tiers = tiers_of(layer, calls, code, read, scope.tiers)
-        expected, fired = sum(one.expected for one in calls), sum(one.fired for one in calls)
-        found.append(Coverage(layer.name, code, expected, fired, text, *tiers))
+        calls, name = by_layer.get(layer, []), layer.name
+        seen = tuple(_seen(one) for one in calls if one.batches)
+        given = _given(name, bool(seen), uncounted, faults, scope) if not seen or faults else None
+        has_row = bool(calls) and name in read
+        found.append(judge(name, seen, given, _weight_of(layer, seen), has_row, compiled and bool(seen), scope.tiers))
     return [*found, *unwatched(scope)]
+
+
+class Seen(NamedTuple):
+    """What a recorded step showed of a layer call: output gradients, its activation function, its contribution."""
+
+    expected: int
+    fired: int
+    repeated: bool
+    activation: str
+    contributes: bool
+
+
+def _seen(call: CallRecord) -> Seen:
+    repeated = any(batch.fired > 1 for batch in call.batches)
+    return Seen(call.expected, call.fired, repeated, call.activation, call.contributes)
+
+
+def _given(
+    name: str, is_seen: bool, uncounted: Mapping[str, str], faults: Mapping[str, str], scope: Scope
+) -> tuple[str, str] | None:
+    """Code and text where they are known already."""
+    if name in faults:
+        return "error", faults[name]
+    if is_seen:
+        return None
+    return scope.limits.get(name) or (("uncounted", uncounted[name]) if name in uncounted else NEVER_CALLED)
+
+
+def _weight_of(layer: Layer, seen: Sequence[Seen]) -> str:
+    """Say of a layer's weight: ``computed``, ``frozen``, ``trained``, or ``unused`` where no gradient reached it."""
+    weight = layer.weight
+    silent = bool(seen) and not any(one.fired for one in seen)
+    if silent and any(one.requires_grad for one in layer.module.parameters()) and not has_gradient(layer.module):
+        return "unused"
+    if weight is None:
+        return "computed" if layer.bias is None else "computed, with a bias"
+    return "trained" if weight.requires_grad else "frozen"
+
+
+@lru_cache(maxsize=8192)
+def judge(
+    name: str,
+    seen: tuple[Seen, ...],
+    given: tuple[str, str] | None,
+    weight: str,
+    has_row: bool,
+    compiled: bool,
+    asked: frozenset[str],
+) -> Coverage:
+    """Judge a layer; most are the same from step to step.
+
+    Args:
+        name: Its name.
+        seen: Its calls.
+        given: Code and text where they are known already.
+        weight: What is to be said of its weight.
+        has_row: Whether its parameters were read and have a row to stand on.
+        compiled: Whether something compiled ran eagerly for this step.
+        asked: Tiers that the chosen metrics ask for.
+    """
+    code, text = given or _of_gradients(seen, weight) or _of_weight(weight) or _of_activation(seen)
+    tiers = {
+        "parameters": PARAMETERS[weight] if has_row else NO,
+        "boundaries": (PART if code in FORWARD_ONLY else YES) if seen else NO,
+        "units": YES if any(one.activation not in ("?", "identity") for one in seen) else NO,
+    }
+    expected, fired = sum(one.expected for one in seen), sum(one.fired for one in seen)
+    held = {tier: held if tier in asked else NO for tier, held in tiers.items()}
+    return Coverage(name, code, expected, fired, text + (EAGERLY if compiled else ""), **held)
 
 
 def unwatched(scope: Scope) -> list[Coverage]:
@@ -88,63 +164,36 @@ def awaited(layers: Iterable[Layer], scope: Scope) -> list[Coverage]:
     return [*(Coverage(name, code, 0, 0, text) for name, code, text in found), *unwatched(scope)]
 
 
-def _limited(
-    layer: Layer, calls: Sequence[CallRecord], scope: Scope, faults: Mapping[str, str]
-) -> tuple[str, str] | None:
-    is_limited = layer.name in scope.limits and layer.name not in faults and not any(one.batches for one in calls)
-    return scope.limits[layer.name] if is_limited else None
-
-
-def _reason(
-    layer: Layer, calls: Sequence[CallRecord], uncounted: Mapping[str, str], faults: Mapping[str, str]
-) -> tuple[str, str]:
-    called = [one for one in calls if one.batches]
-    if layer.name in faults:
-        return "error", faults[layer.name]
-    if not called and layer.name in uncounted:
-        return "uncounted", uncounted[layer.name]
-    if not called:
-        return (
-            "never_called",
-            "not called in a forward pass (its hook never fired: unused, fused, or called by another name)",
-        )
-    return _of_gradients(layer, called) or _of_weight(layer) or _of_activation(called)
-
-
-def _of_gradients(layer: Layer, calls: Sequence[CallRecord]) -> tuple[str, str] | None:
-    expected, fired = sum(one.expected for one in calls), sum(one.fired for one in calls)
+def _of_gradients(seen: Sequence[Seen], weight: str) -> tuple[str, str] | None:
+    expected, fired = sum(one.expected for one in seen), sum(one.fired for one in seen)
     if expected == 0:
         return "no_gradient", "its output needs no gradient: frozen, with nothing to train before it"
-    if any(batch.fired > 1 for one in calls for batch in one.batches):
+    if any(one.repeated for one in seen):
         return "repeated", "its gradient arrived twice through one forward pass (retain_graph): the sum is not known"
-    if fired == 0 and _trains(layer) and not has_gradient(layer.module):
+    if weight == "unused":
         return "unused", "not part of the loss: no gradient arrived, of its output or of its weight"
     if fired < expected:
         return (
             "missed",
             f"expected {expected} output gradients, saw {fired}: not part of the loss, or changed out of sight",
         )
-    if not all(one.contributes for one in calls):
+    if not all(one.contributes for one in seen):
         return "no_contribution", "what it sends back through its own weights cannot be told from its graph: no gains"
     return None
 
 
-def _trains(layer: Layer) -> bool:
-    return any(parameter.requires_grad for parameter in layer.module.parameters())
-
-
-def _of_weight(layer: Layer) -> tuple[str, str] | None:
-    if layer.weight is None:
+def _of_weight(weight: str) -> tuple[str, str] | None:
+    if weight.startswith("computed"):
         return "computed_weight", "its weight is computed (parametrized), not a parameter: no weight metrics"
-    if not layer.weight.requires_grad:
+    if weight == "frozen":
         return "frozen", "its weight needs no gradient; error signals are recorded"
     return None
 
 
-def _of_activation(calls: Sequence[CallRecord]) -> tuple[str, str]:
-    if any(one.activation == "?" for one in calls):
+def _of_activation(seen: Sequence[Seen]) -> tuple[str, str]:
+    if any(one.activation == "?" for one in seen):
         return "unknown_activation", "what follows is no activation function known here: no metrics of phi"
-    if all(one.activation == "identity" for one in calls):
+    if all(one.activation == "identity" for one in seen):
         return "recorded", "all but the metrics of phi: no activation function follows"
     return "recorded", "everything"
 

@@ -50,7 +50,7 @@ class StepHook(Hook):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call what the hook is bound to, unless a compiler is tracing."""
-        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        if torch.compiler.is_compiling() or torch._C._is_tracing():
             return None
         return Hook.__call__(self, *args, **kwargs)
 

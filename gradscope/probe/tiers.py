@@ -6,7 +6,7 @@ Parameters are read at the step boundary, whatever ran the model: compiled, capt
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from torch import nn
@@ -21,8 +21,6 @@ from gradscope.signals import SIGNALS
 
 YES, PART, NO = "yes", "part", "no"
 TIERS = ("parameters", "boundaries", "units")
-# What keeps a backward pass from being known, wholly or in part, leaves what the forward pass showed.
-_FORWARD_ONLY = ("no_gradient", "unused", "missed", "repeated", "no_contribution", "error")
 
 
 @dataclass(frozen=True)
@@ -62,34 +60,6 @@ def asked_tiers(plan: Plan) -> frozenset[str]:
     at_boundaries = [name for name, signal in SIGNALS.items() if signal.phase not in ("step", "window")]
     asked = {"parameters": plan.needs(*of_parameters), "boundaries": plan.needs(*at_boundaries)}
     return frozenset(name for name, is_asked in (asked | {"units": plan.needs("dead_units")}).items() if is_asked)
-
-
-def tiers_of(
-    layer: Layer, calls: Sequence[CallRecord], code: str, read: Collection[str], asked: Collection[str]
-) -> tuple[str, str, str]:
-    """Say of parameters, boundaries and units whether a recorded step holds them: yes, no or in part.
-
-    Args:
-        layer: The layer.
-        calls: Its calls in this step; one without a micro-batch was made up for its parameters.
-        code: What coverage says of it.
-        read: Names of layers whose parameters were read.
-        asked: Tiers that the chosen metrics ask for.
-    """
-    called = [one for one in calls if one.batches]
-    found = {
-        "parameters": _parameters(layer, code) if calls and layer.name in read else NO,
-        "boundaries": (PART if code in _FORWARD_ONLY else YES) if called else NO,
-        "units": YES if any(one.activation not in ("?", "identity") for one in called) else NO,
-    }
-    parameters, boundaries, units = (found[name] if name in asked else NO for name in TIERS)
-    return parameters, boundaries, units
-
-
-def _parameters(layer: Layer, code: str) -> str:
-    if layer.weight is None:
-        return NO if layer.bias is None else PART
-    return YES if layer.weight.requires_grad and code != "unused" else PART
 
 
 def add_uncalled(recorder: Recorder, layers: Iterable[Layer], limits: Collection[str]) -> None:
