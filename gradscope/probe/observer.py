@@ -21,6 +21,7 @@ from gradscope.probe.hooks import Hook, HookSet, is_capturing
 from gradscope.probe.layers import Layer, plain
 from gradscope.probe.loss_scale import LossScale
 from gradscope.probe.meter import Meter
+from gradscope.probe.nesting import is_inner_step, may_nest
 from gradscope.probe.pacing import raised
 from gradscope.probe.parameters import GRADIENTS, VALUES, ParameterReader
 from gradscope.probe.plan import Plan
@@ -75,6 +76,7 @@ class Probe:
         self._before_step = outside_compiled(Hook(self._before_optimizer))
         self._recorder: Recorder | None = None
         self._stepped: set[int] = set()
+        self._nesting = may_nest(self._optimizers)
         self._backward = _Flag()
         self._evaluates = self._closed = False
         # A probe that is dropped together with its model leaves a finished run.
@@ -235,8 +237,8 @@ class Probe:
         return restarting(recorder.restart, args, kwargs) if self._evaluates else None
 
     def _after_optimizer(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if is_capturing():
-            return  # nothing is changed by a step that is only captured
+        if is_capturing() or (id(optimizer) in self._nesting and is_inner_step(optimizer)):
+            return  # nothing is changed by a step that is only captured; an inner one is part of the outer
         if self._recorder is not None:
             start = self._meter.clock()
             if self._evaluates:

@@ -13,6 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from mixed_precision import OPTIMIZERS, SCALED, UNTOLD, assert_same, batches, net, scaler_of, train
+from torch.amp.grad_scaler import GradScaler
 
 import gradscope as gs
 from gradscope.errors import InvalidTypeError
@@ -187,9 +188,10 @@ def test_an_optimizer_that_is_given_the_scaler_unscales_by_itself(tmp_path: Path
             grad_scaler.unscale_(self)
             return super().step()
 
-    # Of the class above, not of one that torch has wrapped already.
     bare = train(tmp_path / "bare", OPTIMIZERS["sgd"], None)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "GradScaler is going to stop passing itself", FutureWarning)
         run = train(tmp_path / "run", lambda parameters: Own(parameters, lr=0.1), scaler_of())
     assert_same(run, bare)
+    # Its step calls that of SGD, whose hooks are called too.
+    assert run.steps() == bare.steps() == [0, 1, 2, 3]

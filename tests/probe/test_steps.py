@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -161,6 +162,31 @@ def test_the_last_optimizer_of_several_closes_the_step(tmp_path: Path) -> None:
     run = probe.run
     assert list(run.frame("output_grad_norm").index) == [0, 1, 2]
     assert set(run.layers["layer"]) == {"generator.0", "generator.2", "critic.0", "critic.2"}
+
+
+def test_an_optimizer_that_calls_the_step_of_its_parent_steps_once(tmp_path: Path) -> None:
+    class Decaying(torch.optim.SGD):
+        def step(self, closure: Any = None) -> Any:
+            found = super().step(closure)
+            with torch.no_grad():
+                for group in self.param_groups:
+                    for parameter in group["params"]:
+                        parameter.mul_(0.99)
+            return found
+
+    model, (x, y) = net(6, 5, 3), batch()
+    sgd(model)  # torch wraps the step of a class when the first optimizer of it is made
+    optimizer = Decaying(model.parameters(), lr=0.1)
+    seen = [[layer.weight.detach().clone() for layer in (model[0], model[2])]]
+    with gs.watch(model, optimizer, out=tmp_path / "run", every=2) as probe:
+        for _ in range(5):
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            optimizer.step()
+            seen.append([layer.weight.detach().clone() for layer in (model[0], model[2])])
+    assert probe.run.steps() == [0, 2, 4]
+    ratios = [float((after - before).norm() / before.norm()) for before, after in zip(*seen[:2], strict=True)]
+    assert list(probe.run.profile("update_ratio", 0)) == pytest.approx(ratios, rel=1e-6)
 
 
 def test_the_last_closure_evaluation_counts(tmp_path: Path) -> None:
