@@ -56,7 +56,9 @@ def watch(
     closes a step of the run; without an optimizer call ``probe.step()`` after backward.
 
     Args:
-        model: Any module with Linear or convolution layers.
+        model: Any module with Linear or convolution layers. Watch it first and ``torch.compile`` it then: recorded
+            steps run eagerly, the others as compiled. Of a model that is compiled already only the parameters are
+            recorded, with a warning.
         optimizer: Whose steps are counted; a list where several share the model (a step closes when all of them
             have stepped).
         out: Folder of the run; ``runs/<name or date>`` by default.
@@ -81,7 +83,7 @@ def watch(
         The probe; use it as a context manager, or close it.
 
     Raises:
-        InvalidTypeError: for a model that is no module, or another argument of the wrong type.
+        InvalidTypeError: for a model that is no module, is TorchScript, or another argument of the wrong type.
         InvalidValueError: for a model without layers, ``every`` below 1, a budget that is no share.
         UnknownNameError: for an unknown metric or a layer pattern that matches nothing; it lists the choices.
         RunExistsError: if ``out`` holds a run and ``resume`` is False.
