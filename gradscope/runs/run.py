@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -256,6 +257,11 @@ class Run:
         names = ["step", "rank", "id", "skipped", "nonfinite"]
         table = pa.table(self._tables["layers"].columns(names))
         frame = table.filter(pc.greater(table["nonfinite"], 0)).to_pandas()
+        shards = self._sharded.nonfinite()
+        if len(shards):
+            frame = table.to_pandas().merge(shards, "left", ["step", "rank", "id"])
+            frame["nonfinite"] += frame.pop("count").fillna(0).astype(np.int32)
+            frame = frame[frame["nonfinite"] > 0]
         return self._placed(frame).sort_values(["step", "rank", "depth"], kind="stable", ignore_index=True)
 
     def refresh(self) -> bool:
@@ -294,7 +300,7 @@ class Run:
         """Replace the id of a layer call by its depth and layer."""
         known = {rank: self._ranks.of(rank) for rank in frame["rank"].unique().tolist()}
         found = [known[rank].get(one) for rank, one in zip(frame["rank"], frame["id"], strict=True)]
-        there = pd.Series([one is not None for one in found], dtype=bool)
+        there = pd.Series([one is not None for one in found], index=frame.index, dtype=bool)
         frame = frame[there].drop(columns="id").reset_index(drop=True)
         frame.insert(2, "depth", [one.depth for one in found if one is not None])
         frame.insert(3, "layer", [one.layer for one in found if one is not None])

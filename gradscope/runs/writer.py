@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from gradscope import __version__
 from gradscope.errors import InvalidTypeError, InvalidValueError, RunExistsError, unknown_name
 from gradscope.runs.buffer import LayerBuffer
-from gradscope.runs.description import Description, jsonable, read_description
+from gradscope.runs.description import Description, jsonable, ranks, read_description
 from gradscope.runs.format import DESCRIPTION, TABLES, description_of, schema_of
 from gradscope.runs.given import arrow_rows, clean_row, real, warn_always, whole
 from gradscope.runs.parts import PartWriter, remove_covered
@@ -271,6 +271,17 @@ class Writer:
             self._store.write(self._own, data)
         elif not self._store.create(self._own, data):
             raise RunExistsError(f"{self.path!r} already holds a run; choose another folder, or resume=True")
+        else:
+            self._agree_with_other_ranks()
+
+    def _agree_with_other_ranks(self) -> None:
+        """Ranks that record other metrics would leave a table that nobody can read."""
+        for name in {description_of(rank) for rank in ranks(self._store)} - {self._own}:
+            try:
+                _same_metrics(read_description(self._store, name), self._description, self.path)
+            except InvalidValueError:
+                self._store.remove(self._own)
+                raise
 
     def _describe_self(self) -> None:
         self._last_beat = time.monotonic()
