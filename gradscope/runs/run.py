@@ -256,13 +256,14 @@ class Run:
         """Rows of all ranks with NaN or infinity: step, rank, depth, layer, skipped, nonfinite (how many)."""
         names = ["step", "rank", "id", "skipped", "nonfinite"]
         table = pa.table(self._tables["layers"].columns(names))
-        frame = table.filter(pc.greater(table["nonfinite"], 0)).to_pandas()
-        shards = self._sharded.nonfinite()
-        if len(shards):
-            frame = table.to_pandas().merge(shards, "left", ["step", "rank", "id"])
+        shards = self._sharded.nonfinite(self.metrics)
+        if shards.empty:
+            frame = self._placed(table.filter(pc.greater(table["nonfinite"], 0)).to_pandas())
+        else:
+            frame = self._placed(table.to_pandas()).merge(shards, "left", ["step", "depth"])
             frame["nonfinite"] += frame.pop("count").fillna(0).astype(np.int32)
             frame = frame[frame["nonfinite"] > 0]
-        return self._placed(frame).sort_values(["step", "rank", "depth"], kind="stable", ignore_index=True)
+        return frame.sort_values(["step", "rank", "depth"], kind="stable", ignore_index=True)
 
     def refresh(self) -> bool:
         """Look for what a live run has gained; True when anything is new.

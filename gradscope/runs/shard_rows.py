@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -40,16 +41,12 @@ class ShardRows:
         order = np.lexsort((depth, step))
         return Column(column.metric, step[order], depth[order], value[order])
 
-    def nonfinite(self) -> pd.DataFrame:
-        """Count NaN and infinity in the rows that have any: step, rank, id, count."""
-        if not len(self._reader.columns(["rank"])["rank"]):
-            return pd.DataFrame({"step": [], "rank": [], "id": [], "count": []}, dtype=np.int64)
-        table = {name: np.asarray(one) for name, one in self._reader.columns(["step", "rank", "id"]).items()}
-        values = self._reader.columns(list(POOLED))
-        # Absent values become 0 first: only then is every NaN one that was recorded.
-        bad = sum(~np.isfinite(np.asarray(one.fill_null(0.0))) for one in values.values())
-        frame = pd.DataFrame({**table, "count": bad})
-        return frame[frame["count"] > 0].reset_index(drop=True)
+    def nonfinite(self, metrics: Iterable[str]) -> pd.DataFrame:
+        """Count pooled values that are NaN or infinite: step, depth, count."""
+        pooled = [self._pool(metric) for metric in metrics if self.pools(metric)]
+        bad = [pd.DataFrame({"step": step, "depth": depth})[~np.isfinite(value)] for step, depth, value in pooled]
+        counts: pd.DataFrame = pd.concat([pd.DataFrame({"step": [], "depth": []}), *bad]).value_counts().reset_index()
+        return counts
 
     def _pool(self, metric: str) -> tuple[Any, ...]:
         if metric not in self._pooled:

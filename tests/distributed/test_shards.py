@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+import gradscope as gs
 from gradscope.metrics import registered
 from gradscope.runs import Run, Writer
 from gradscope.runs.shards import POOLED, SHARDS, needed, pool
@@ -123,7 +124,11 @@ def test_views_of_a_run_with_shards(tmp_path: Path) -> None:
     assert run.profile("weight_grad_norm", 1, rank=1).to_dict() == {1: 5.0, 2: 3.0}
     assert run.rows("weight_grad_norm")["layer"].tolist() == ["sharded", "plain"] * 2
     assert run.frame("output_grad_norm", rank=1).to_numpy().tolist() == [[6.0, 7.0]] * 2
-    assert run.nonfinite[["step", "rank", "layer", "nonfinite"]].to_numpy().tolist() == [[0, 1, "sharded", 1]]
+    assert run.nonfinite[["step", "rank", "layer", "nonfinite"]].to_numpy().tolist() == [
+        [0, 0, "sharded", 1],
+        [0, 1, "sharded", 1],
+    ]
+    assert [(one.code, one.layers) for one in gs.diagnose(run)] == [("non-finite", (1,))]
     assert run.shards[["rank", "layer", "weight_share"]].drop_duplicates().to_numpy().tolist() == [
         [0, "sharded", 0.5],
         [1, "sharded", 0.5],
