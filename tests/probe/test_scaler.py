@@ -195,3 +195,27 @@ def test_an_optimizer_that_is_given_the_scaler_unscales_by_itself(tmp_path: Path
     assert_same(run, bare)
     # Its step calls that of SGD, whose hooks are called too.
     assert run.steps() == bare.steps() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_training_with_a_scaler_is_bit_identical(fused: bool, tmp_path: Path) -> None:
+    seen: list[list[Any]] = []
+    for watched in (False, True):
+        model, scaler = net(), scaler_of(init_scale=2.0**34, growth_interval=2)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, fused=fused)
+        probe = gs.watch(model, optimizer, out=tmp_path / "run", every=2, scaler=scaler) if watched else None
+        seen.append([])
+        for x, y in batches(20):
+            optimizer.zero_grad()
+            with torch.autocast("cpu", dtype=torch.float16):
+                loss = F.cross_entropy(model(x), y)
+            scaler.scale(loss).backward()
+            seen[-1] += [None if one.grad is None else one.grad.clone() for one in model.parameters()]
+            scaler.step(optimizer)
+            scaler.update()
+            seen[-1] += [loss.detach(), torch.tensor(scaler.get_scale()), *(one.clone() for one in model.parameters())]
+        if probe:
+            probe.close()
+    assert all(torch.equal(a.nan_to_num(7.0), b.nan_to_num(7.0)) for a, b in zip(*seen, strict=True))
+    skipped = gs.load(tmp_path / "run").skipped()
+    assert 0 < len(skipped) < 10
