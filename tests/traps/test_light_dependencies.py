@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-# Importing one of these fails as if it were not there. torch asks for modules by find_spec and takes no exception; scipy
+# Importing one of these fails as if it were not there. torch asks find_spec for modules and takes no exception; scipy
 # looks for torch in sys.modules and takes no None.
 UNIMPORTABLE = """
 import sys
