@@ -28,9 +28,18 @@ REST = 5
 LONGEST_MS = 30_000
 
 
+# A figure comes from the server in the range that is seen: only "all" leads out of it, not the range it came with.
+RESETTING: dict[str, Any] = {
+    "doubleClick": "autosize",
+    "modeBarButtonsToRemove": [
+        "resetScale2d" if name == "autoScale2d" else name for name in CONFIG["modeBarButtonsToRemove"]
+    ],
+}
+
+
 def graph(identity: str, height: str = "380px") -> dmc.Paper:
     """Return a framed graph, empty until its page fills it."""
-    config: Any = CONFIG
+    config: Any = CONFIG | RESETTING
     figure = dcc.Graph(id=identity, figure=blank(), config=config, style={"height": height})
     return dmc.Paper(figure, withBorder=True, radius="md", className="frame")
 

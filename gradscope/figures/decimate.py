@@ -14,7 +14,7 @@ from gradscope.figures.marks import PLAIN
 _DOWNSAMPLER: Any = MinMaxLTTBDownsampler
 LINE_POINTS = 300
 COLUMNS = 500
-ROWS = 200
+ROWS = 100
 _MEDIAN_OF = 4001
 
 

@@ -17,7 +17,7 @@ from gradscope.figures.cells import Cells, cells
 from gradscope.figures.decimate import LINE_POINTS, broken, column_of, compact, line_points, point_style, spread
 from gradscope.figures.skipped import add_skipped, skipped_frame
 from gradscope.figures.values import is_empty, metric_of
-from gradscope.figures.window import ALL, Window
+from gradscope.figures.window import ALL, Range, Window
 
 if TYPE_CHECKING:
     from gradscope.runs import Run
@@ -44,17 +44,18 @@ def timeline_frame(run: Run, metric: str, points: int = LINE_POINTS, window: Win
     the least and of the greatest value and evenly many between are drawn.
     """
     part = cells(run, metric).between(window.x)
-    return [_line(part, row, points) for row in drawn_layers(part)]
+    return [_line(part, row, points) for row in drawn_layers(part, window.y)]
 
 
-def drawn_layers(part: Cells, most: int = MOST_LINES) -> list[int]:
-    """Return the rows of the layers that get a line."""
+def drawn_layers(part: Cells, heights: Range | None = None, most: int = MOST_LINES) -> list[int]:
+    """Return the rows of the layers that get a line; of too many, only of those with a value at the heights seen."""
     rows = np.flatnonzero(part.recorded)
     if len(rows) <= most:
         return [int(row) for row in rows]
-    heights = part.heights[rows]
-    lows = np.fmin.reduce(heights, axis=1, initial=np.inf)
-    highs = np.fmax.reduce(heights, axis=1, initial=-np.inf)
+    lows = np.fmin.reduce(part.heights[rows], axis=1, initial=np.inf)
+    highs = np.fmax.reduce(part.heights[rows], axis=1, initial=-np.inf)
+    if heights is not None and (near := (lows <= heights[1]) & (highs >= heights[0])).any():
+        rows, lows, highs = rows[near], lows[near], highs[near]
     chosen = np.union1d(spread(len(rows), most - 2), [lows.argmin(), highs.argmax()])
     return [int(row) for row in rows[chosen]]
 

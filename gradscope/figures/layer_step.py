@@ -94,7 +94,7 @@ def heatmap(
     Exact zeros (on a log scale), infinities and NaN have flat colours of their own, named in the legend;
     cells in which nothing was recorded stay empty. Where the recorded steps lie unevenly, every one gets a
     column of the same width, in order: a column as wide as the way to the next step would show values where
-    none were recorded. There are at most 500 columns and 200 rows, extremes and marks kept. Steps that the optimizer
+    none were recorded. There are at most 500 columns and 100 rows, extremes and marks kept. Steps that the optimizer
     did not take have marks below the axis.
 
     Args:

@@ -89,6 +89,8 @@ def add_strip(figure: go.Figure, marks: list[Mark], theme: str, *, neutral: bool
             "tickmode": "array",
             "tickvals": list(range(len(marks))),
             "ticktext": [mark.tick for mark in marks],
+            "tickangle": 0,
+            "tickfont": {"size": 11},
             "fixedrange": True,
             "gridcolor": "rgba(0,0,0,0)",
             "zeroline": False,
