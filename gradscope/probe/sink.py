@@ -13,6 +13,7 @@ from torch import Tensor
 
 from gradscope.probe import reduce
 from gradscope.probe.coverage import Coverage, awaited, coverage_rows, survey
+from gradscope.probe.distributed import world_size
 from gradscope.probe.layers import Layer
 from gradscope.probe.loss_scale import keeps_scale
 from gradscope.probe.plan import Plan
@@ -110,7 +111,8 @@ class Sink:
             return
         raw, applied = (values[:, names.index(name)] for name in ("weight_grad_norm_raw", "weight_grad_norm"))
         factor = taken_off(raw, applied)
-        if factor is not None:
+        # Averaging over ranks of which all but one have no gradient divides by their number.
+        if factor is not None and factor > world_size():
             self.remark(
                 step, "scaled", keeps_scale(f"every weight gradient was divided by {factor:.0f} before its step")
             )

@@ -46,6 +46,7 @@ def train(
     to_none: bool = True,
     clip: float | None = None,
     compress: bool = False,
+    idle: tuple[int, ...] = (),
     **options: Any,
 ) -> list[float]:
     """Train the net on this rank's half of the joint batches.
@@ -60,6 +61,7 @@ def train(
         to_none: How gradients are zeroed.
         clip: Greatest norm of all gradients.
         compress: Average in half precision.
+        idle: Ranks whose gradients are all zero.
         options: Of DistributedDataParallel.
 
     Returns:
@@ -75,7 +77,7 @@ def train(
             for place, (piece_x, piece_y) in enumerate(pieces):
                 last = place == parts - 1
                 with nullcontext() if last or sync_all else model.no_sync():
-                    (loss_of(model, piece_x, piece_y) / parts).backward()
+                    (loss_of(model, piece_x, piece_y) / parts * (rank not in idle)).backward()
             if clip is not None:
                 nn.utils.clip_grad_norm_(model.parameters(), clip)
             optimizer.step()

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import Replicate
@@ -44,6 +45,9 @@ def sharded(how: str, shape: tuple[int, ...] = (2,), **options: Any) -> Net:
     """Shard a net as a whole, layer by layer, block by block, or only its block."""
     mesh = init_device_mesh("cpu", shape, mesh_dim_names=("replicate", "shard")[-len(shape) :])
     net = Net()
+    if how == "checkpointed":
+        net.block = checkpoint_wrapper(net.block)  # type: ignore[assignment]
+        how = "block"
     inner = {"whole": [], "layers": [net.first, net.block[0], net.block[2], net.head], "block": [net.block]}
     for module in inner.get(how, [net.block]):
         fully_shard(module, mesh=mesh, **options)

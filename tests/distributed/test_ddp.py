@@ -133,6 +133,14 @@ def test_what_the_optimizer_applies_is_clipped(ranks: Ranks, tmp_path: Path) -> 
         same(run.frame(metric, rank=1), alone.frame(metric))
 
 
+def test_a_rank_without_gradients_halves_them_which_is_no_loss_scale(ranks: Ranks, tmp_path: Path) -> None:
+    ranks.run(FILE, "train", str(tmp_path / "run"), idle=(1,))
+    run = load(tmp_path / "run")  # no remark
+    same(run.frame("weight_grad_norm") * 2, run.frame("weight_grad_norm_raw"))
+    assert (run.frame("weight_grad_norm_raw", rank=1) == 0.0).all(axis=None)
+    same(run.frame("weight_grad_norm", rank=1), run.frame("weight_grad_norm"))
+
+
 def test_gradients_averaged_in_half_precision(ranks: Ranks, joint: Any, tmp_path: Path) -> None:
     ranks.run(FILE, "train", str(tmp_path / "run"), compress=True)
     run = load(tmp_path / "run")

@@ -195,3 +195,13 @@ def test_tensor_parallel_layers_are_refused_in_words(ranks: Ranks, tmp_path: Pat
             assert "2" not in set(run.rows(metric, rank=rank)["layer"])
     text = run.coverage.query("rank == 0").set_index("layer")["text"]
     assert text["2"].startswith("its weight is split within the forward pass (tensor parallel)")
+
+
+def test_a_checkpointed_block_that_is_sharded(ranks: Ranks, joint: Any, tmp_path: Path) -> None:
+    ranks.run(FILE, "train", str(tmp_path / "run"), how="checkpointed")
+    run = load(tmp_path / "run")
+    assert run.layers["layer"].tolist() == joint.layers["layer"].tolist()
+    for metric in POOLED:
+        same(run.frame(metric), joint.frame(metric))
+    both = np.hypot(run.frame("next_input_grad_norm"), run.frame("next_input_grad_norm", rank=1)) / 2
+    same(both, joint.frame("next_input_grad_norm"))
