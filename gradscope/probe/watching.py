@@ -61,7 +61,8 @@ def watch(
             recorded, with a warning.
         optimizer: Whose steps are counted; a list where several share the model (a step closes when all of them
             have stepped).
-        out: Folder of the run; ``runs/<name or date>`` by default.
+        out: Folder of the run; ``runs/<name or date>`` by default. The ranks of a distributed training share it, and
+            open it in any order; rank 0 must be one of them.
         every: Record the steps k with k % every == 0. ``"auto"`` starts with all of them and doubles it as often as
             it takes to keep ``Probe.cost`` within ``budget``; it is never lowered, an event says what was chosen and
             why, and a run that is resumed goes on where it was.
