@@ -9,6 +9,7 @@ from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.amp import GradScaler
 from torch.nn.parameter import UninitializedParameter
 from torch.optim import Optimizer
 
@@ -27,12 +28,14 @@ class Trained:
         optimizer: Its optimizer, which holds this model's parameters.
         loss_fn: ``loss_fn(model(x), y)``; copied as well where it is a module.
         batch: The inputs and the targets.
+        scaler: Its GradScaler, where there is one.
     """
 
     model: nn.Module
     optimizer: Optimizer
     loss_fn: Loss
     batch: tuple[Any, Any]
+    scaler: GradScaler | None = None
 
     def modules(self) -> Iterator[tuple[str, nn.Module]]:
         """All modules by qualified name, those of the loss under ``loss_fn``."""
@@ -66,7 +69,9 @@ class Trained:
         return found
 
 
-def copy_training(model: nn.Module, optimizer: Optimizers, loss_fn: Loss, batch: tuple[Any, Any]) -> Trained:
+def copy_training(
+    model: nn.Module, optimizer: Optimizers, loss_fn: Loss, batch: tuple[Any, Any], scaler: GradScaler | None = None
+) -> Trained:
     """Copy a training.
 
     Raises:
@@ -77,16 +82,16 @@ def copy_training(model: nn.Module, optimizer: Optimizers, loss_fn: Loss, batch:
     twin = _copied("model", model, memo)
     # A function is shared by all copies; a module has parameters and buffers of its own.
     loss = _copied("loss_fn", loss_fn, memo) if isinstance(loss_fn, nn.Module) else loss_fn
-    pair = _copied("batch", batch, memo)
+    pair, scaling = _copied("batch", batch, memo), _copied("scaler", scaler, memo)
     if isinstance(optimizer, Optimizer):
         _refuse_strangers(optimizer, model, loss_fn)
-        return Trained(twin, _copied_optimizer(optimizer, memo), loss, pair)
+        return Trained(twin, _copied_optimizer(optimizer, memo), loss, pair, scaling)
     made = optimizer(twin.parameters()) if callable(optimizer) else optimizer
     if not isinstance(made, Optimizer):
         given = f"a callable that returns {type(made).__name__}" if callable(optimizer) else type(made).__name__
         raise InvalidTypeError(f"optimizer is a torch.optim.Optimizer or makes one from parameters, not {given}")
     _refuse_strangers(made, twin, loss)
-    return Trained(twin, made, loss, pair)
+    return Trained(twin, made, loss, pair, scaling)
 
 
 def default_loss(output: Any, y: Any) -> Tensor:

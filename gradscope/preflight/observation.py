@@ -30,6 +30,8 @@ def after_step(trained: Trained) -> Iterator[Observation]:
     for name, module in trained.modules():
         yield from _of_module(name, module)
     yield from _optimizer_state(trained)
+    for path, value in leaves(trained.scaler.state_dict() if trained.scaler is not None else {}):
+        yield "scaler", path, value
     for path, value in leaves(list(trained.batch)):
         yield "batch", path, value
         yield "batch", f"{path} grad", value.grad if isinstance(value, Tensor) and value.is_leaf else None
@@ -52,6 +54,8 @@ def after_close(trained: Trained) -> Iterator[Observation]:
         if key.endswith("_hooks"):
             yield "hooks", f"{key.removeprefix('_optimizer')} of the optimizer", names_of(hooks)
     yield "attributes", "the optimizer", tuple(vars(trained.optimizer))
+    if trained.scaler is not None:
+        yield "attributes", "the scaler", (type(trained.scaler).__name__, *vars(trained.scaler))
     yield from World.now().observe()
 
 

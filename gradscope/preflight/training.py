@@ -104,9 +104,14 @@ def _moments(trained: Trained, steps: int, watcher: Watcher | None) -> Generator
 
 
 def _plain_step(trained: Trained, step: int, probe: Probe | None) -> Iterator[Moment]:
+    scaler = trained.scaler
     loss = _backward(trained)
     yield Moment(step, list(after_backward(trained, loss)))
-    trained.optimizer.step()
+    if scaler is None:
+        trained.optimizer.step()
+    else:
+        scaler.step(trained.optimizer)
+        scaler.update()
     if probe is not None:
         probe.log(loss=loss)
 
@@ -127,7 +132,7 @@ def _closure_step(trained: Trained, step: int) -> Iterator[Moment]:
 
 def _backward(trained: Trained) -> Tensor:
     loss = trained.loss()
-    loss.backward()  # type: ignore[no-untyped-call]
+    (loss if trained.scaler is None else trained.scaler.scale(loss)).backward()  # type: ignore[no-untyped-call]
     return loss
 
 

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from torch import nn
+from torch.amp import GradScaler
 
 from gradscope.errors import InvalidTypeError, InvalidValueError
 from gradscope.metrics import registered, select
@@ -31,6 +32,7 @@ def verify(
     every: int = 1,
     metrics: str | Iterable[str] = "all",
     layers: LayerFilter = None,
+    scaler: GradScaler | None = None,
 ) -> Report:
     """Prove that watching changes nothing: train two copies of a model, one watched, and compare them bit for bit.
 
@@ -55,6 +57,7 @@ def verify(
         every: Record the steps k with k % every == 0.
         metrics: As for ``watch``.
         layers: As for ``watch``.
+        scaler: The GradScaler of the training, where there is one; its copies scale the loss and take the steps.
 
     Returns:
         The report; ``print`` it, or ask ``report.identical``.
@@ -76,9 +79,11 @@ def verify(
         raise InvalidTypeError(f"batch is a pair (x, y), not {_described(batch)}")
     if whole("steps", steps) < 1:
         raise InvalidValueError(f"steps is at least 1, not {steps}")
+    whole("every", every)
     wanted = metrics if isinstance(metrics, str) else list(metrics)
     chosen = tuple(one.name for one in select(wanted))
-    make = partial(copy_training, model, optimizer, default_loss if loss_fn is None else loss_fn, (batch[0], batch[1]))
+    loss = default_loss if loss_fn is None else loss_fn
+    make = partial(copy_training, model, optimizer, loss, (batch[0], batch[1]), scaler)
     before = World.now()
     try:
         with tempfile.TemporaryDirectory(prefix="gradscope-") as folder:
@@ -106,7 +111,15 @@ def _compare(
     out = tempfile.mkdtemp(dir=folder)
 
     def watcher(trained: Trained) -> AbstractContextManager[Probe]:
-        return watch(trained.model, trained.optimizer, out=out, every=every, metrics=metrics, layers=layers)
+        return watch(
+            trained.model,
+            trained.optimizer,
+            out=out,
+            every=every,
+            metrics=metrics,
+            layers=layers,
+            scaler=trained.scaler,
+        )
 
     return side_by_side(make(), make(), steps, watcher)
 

@@ -185,6 +185,7 @@ REFUSED: dict[str, tuple[Callable[[], dict[str, Any]], type[GradscopeError], str
         "ConvTranspose3d",
     ),
     "unknown metric": (lambda: refused(metrics="loss"), KeyError, "no metric 'loss'; there are: "),
+    "every auto": (lambda: refused(every="auto"), InvalidTypeError, "every is a whole number, not 'auto'"),
     "every zero": (lambda: refused(every=0), InvalidValueError, "every is at least 1, not 0"),
 }
 
