@@ -1,0 +1,221 @@
+"""Long runs and deep networks on screen: what is zoomed into gets finer, and hours of polling leave nothing behind."""
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import synthetic_runs
+from playwright.sync_api import Page, Request, expect
+
+from gradscope.dashboards import blocks
+from gradscope.dashboards.source import Source
+from gradscope.runs import Writer
+
+pytestmark = pytest.mark.browser
+LAYERS, STEPS = 300, 1200
+POLLS, NEWS_EVERY = 200, 5
+
+DISTANCE = """(graph) => {
+    const shown = document.querySelector(`#flow-${graph} .js-plotly-plot`);
+    const lines = shown._fullData.map((trace) => Array.from(trace.x || []).filter(Number.isFinite));
+    const places = lines.find((one) => one.length > 9) || [];
+    return (places[places.length - 1] - places[0]) / (places.length - 1);
+}"""
+TICKS = """(graph) => {
+    const axis = document.querySelector(`#flow-${graph} .js-plotly-plot`)._fullLayout.yaxis;
+    const [low, high] = axis.range;
+    return high - low < 1 && axis._vals.filter((one) => one.x >= low && one.x <= high && one.text).length >= 3;
+}"""
+RANGE = """([graph, axis]) => {
+    const shown = document.querySelector(`#flow-${graph} .js-plotly-plot`);
+    return Array.from(shown._fullLayout[axis].range);
+}"""
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of many layers and steps, with a layer of zeros and one of NaN."""
+    root: Path = tmp_path_factory.mktemp("large")
+    writer = synthetic_runs.write(root / "large", depth=LAYERS - 1, steps=range(0), close=False)
+    rng = np.random.default_rng(0)
+    fall = 0.98 ** np.arange(LAYERS, 0, -1.0)
+    for block in np.array_split(np.arange(STEPS), 12):
+        values = np.exp(rng.normal(size=(len(block), LAYERS, len(synthetic_runs.METRICS))) * 0.1)
+        values[:, :, 0] *= fall
+        values[:, 0, 0], values[:, 9, 0] = 0.0, np.nan
+        rows = values.reshape(-1, values.shape[2])
+        ids = np.tile(np.arange(LAYERS, dtype=np.int32), len(block))
+        writer.rows(np.repeat(block, LAYERS), ids, rows, np.ones(rows.shape, np.bool_), skipped=bool(block[0] == 500))
+        for step in block.tolist():
+            writer.scalars(step, {"loss": float(rng.normal())})
+    writer.close()
+    return root
+
+
+@pytest.fixture(scope="module")
+def shared(site_of: Callable[[Any], Any], large: Path) -> Any:
+    return site_of(str(large))
+
+
+@pytest.fixture
+def site(shared: Any) -> Iterator[Any]:
+    shared.troubles.clear()
+    page = shared.open("/flow?run=large")
+    # The first to open it waits for everything to be read.
+    expect(page.locator("#flow-timeline .gtitle-subtitle")).to_contain_text(" are drawn: first", timeout=20_000)
+    yield shared
+    assert shared.troubles == []
+
+
+def drag(page: Page, graph: str, start: tuple[float, float], end: tuple[float, float]) -> None:
+    """Draw a box over a part of a plot, in shares of its width and height."""
+    area = page.locator(f"#flow-{graph} .nsewdrag").first
+    area.scroll_into_view_if_needed()
+    box = area.bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + start[0] * box["width"], box["y"] + start[1] * box["height"])
+    page.mouse.down()
+    page.mouse.move(box["x"] + end[0] * box["width"], box["y"] + end[1] * box["height"], steps=4)
+    page.mouse.up()
+
+
+def double_click(page: Page, graph: str) -> None:
+    box = page.locator(f"#flow-{graph} .nsewdrag").first.bounding_box()
+    assert box is not None
+    page.mouse.dblclick(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+
+
+def distance(page: Page, graph: str, comparison: str) -> None:
+    """Wait until the mean distance in steps of two points of a line compares so."""
+    page.wait_for_function(f"(graph) => ({DISTANCE})(graph) {comparison}", arg=graph)
+
+
+def test_what_is_zoomed_into_gets_finer_and_a_double_click_leads_out(site: Any) -> None:
+    page = site.page
+    for graph in ("timeline", "heatmap", "loss"):
+        distance(page, graph, "> 1")
+        drag(page, graph, (0.4, 0.2), (0.44, 0.8))
+        distance(page, graph, "== 1")
+        low, high = page.evaluate(RANGE, [graph, "xaxis"])
+        assert 0.03 * STEPS < high - low < 0.06 * STEPS
+        double_click(page, graph)
+        distance(page, graph, "> 1")
+        low, high = page.evaluate(RANGE, [graph, "xaxis"])
+        assert low <= 0
+        assert high >= STEPS - 10
+
+
+def test_a_zoom_into_less_than_a_decade_has_ticks(site: Any) -> None:
+    page = site.page
+    for graph in ("profile", "timeline"):
+        drag(page, graph, (0.3, 0.4), (0.6, 0.65))
+        page.wait_for_function(TICKS, arg=graph)
+        low, high = page.evaluate(RANGE, [graph, "yaxis"])
+        assert high - low < 1.0
+
+
+def test_merged_rows_name_their_layers(site: Any) -> None:
+    page = site.page
+    expect(page.locator("#flow-heatmap .gtitle-subtitle")).to_contain_text("100 rows, extremes kept")
+    area = page.locator("#flow-heatmap .nsewdrag").first
+    area.scroll_into_view_if_needed()
+    box = area.bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    expect(page.locator("#flow-heatmap .hoverlayer")).to_contain_text("to layers.")
+    expect(page.locator("#flow-heatmap .hoverlayer")).to_contain_text(" to 15")
+
+
+def test_zero_nan_and_skipped_are_marked(site: Any) -> None:
+    page = site.page
+    for graph, words in {"profile": ("exact zero", "not a number"), "heatmap": ("exact zero", "skipped step")}.items():
+        for word in words:
+            expect(page.locator(f"#flow-{graph} .legend")).to_contain_text(word)
+    expect(page.locator("#flow-timeline .legend")).to_contain_text("skipped step")
+
+
+class Growing:
+    """A run that grows while it is shown."""
+
+    def __init__(self, path: Path) -> None:
+        self.rng = np.random.default_rng(0)
+        self.step = 0
+        self.writer: Writer = synthetic_runs.write(path, depth=4, steps=range(0), close=False)
+        for _ in range(20):
+            self.grow()
+
+    def grow(self) -> int:
+        synthetic_runs.add_step(self.writer, self.step, 4, 0.5, 0.05, self.rng)
+        self.writer.flush()
+        self.step += 1
+        return self.step - 1
+
+
+@pytest.fixture
+def growing(tmp_path: Path) -> Iterator[Growing]:
+    run = Growing(tmp_path / "growing")
+    yield run
+    run.writer.close()
+
+
+def test_a_zoom_stays_while_the_run_grows(site_of: Callable[[Any], Any], growing: Growing, tmp_path: Path) -> None:
+    site = site_of(str(tmp_path))
+    page = site.open("/flow?run=growing")
+    text = page.locator("#flow-step-text")
+    expect(text).to_have_text("19 of 0 to 19")
+    drag(page, "timeline", (0.3, 0.2), (0.6, 0.8))
+    page.wait_for_function(f"() => {{ const [low, high] = ({RANGE})(['timeline', 'xaxis']); return high - low < 10; }}")
+    chosen = page.evaluate(RANGE, ["timeline", "xaxis"])
+    for _ in range(3):
+        last = growing.grow()
+        expect(text).to_have_text(f"{last} of 0 to {last}")
+        assert page.evaluate(RANGE, ["timeline", "xaxis"]) == pytest.approx(chosen)
+    double_click(page, "timeline")
+    page.wait_for_function(f"() => ({RANGE})(['timeline', 'xaxis'])[1] > 20")
+    assert site.troubles == []
+
+
+def test_polling_leaves_nothing_behind(
+    site_of: Callable[[Any], Any], growing: Growing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clock far faster than its answers: never two at once, and the browser's memory stays as it was."""
+    monkeypatch.setattr(blocks, "INTERVAL_MS", 10)
+    monkeypatch.setattr(blocks, "REST", 0)
+    poll, waiting = Source.poll, threading.Event()
+    monkeypatch.setattr(Source, "poll", lambda self, names=None: (waiting.wait(0.05), poll(self, names))[1])
+    site = site_of(str(tmp_path))
+    page = site.open("/flow?run=growing")
+    expect(page.locator("#flow-step-text")).to_have_text("19 of 0 to 19")
+    flying: set[Request] = set()
+    most = answered = 0
+
+    def begin(request: Request) -> None:
+        nonlocal most
+        if "flow-tick.n_intervals" in (request.post_data or ""):
+            flying.add(request)
+            most = max(most, len(flying))
+
+    page.on("request", begin)
+    page.on("requestfinished", lambda request: flying.discard(request))
+    session = page.context.new_cdp_session(page)
+    sizes = []
+    while answered < POLLS:
+        last = growing.grow()
+        expect(page.locator("#flow-step-text")).to_have_text(f"{last} of 0 to {last}")
+        for _ in range(NEWS_EVERY):
+            page.wait_for_event("requestfinished", lambda one: "flow-tick.n_intervals" in (one.post_data or ""))
+            answered += 1
+        sizes.append(used(session))
+    early, late = (np.median(part, axis=0) for part in (sizes[5:15], sizes[-10:]))
+    assert most == 1
+    assert late[0] < early[0] * 1.1 + 2e6  # bytes of the heap
+    assert late[1] < early[1] * 1.1 + 200  # nodes of the page
+    assert site.troubles == []
+
+
+def used(session: Any) -> tuple[float, float]:
+    session.send("HeapProfiler.collectGarbage")
+    return session.send("Runtime.getHeapUsage")["usedSize"], session.send("Memory.getDOMCounters")["nodes"]
