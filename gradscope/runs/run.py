@@ -109,11 +109,13 @@ class Run:
 
     def steps(self, metric: str | None = None, *, rank: int = 0) -> list[int]:
         """Return the recorded steps, or those on which a metric has any value."""
+        self._check_rank(rank)
         steps: list[int] = (self._rows.steps(rank) if metric is None else self.column(metric, rank=rank).steps).tolist()
         return steps
 
     def skipped(self, *, rank: int = 0) -> list[int]:
         """Return the recorded steps that the optimizer did not take, as a gradient scaler skips those that overflow."""
+        self._check_rank(rank)
         steps: list[int] = self._rows.skipped(rank).tolist()
         return steps
 
@@ -171,6 +173,7 @@ class Run:
             UnknownNameError: The run did not record the metrics that the ledger is built from; they are named.
             InvalidValueError: The step has no output gradient; the message names its neighbours.
         """
+        self._check_rank(rank)
         found = self._rows.at(ledger.needed(self.metrics), step, rank)
         profiles = {name: one.profile(None) for name, one in found.items() if len(one.step)}
         return ledger.ledger(self.trunk, profiles)
@@ -289,7 +292,10 @@ class Run:
     def _check(self, metric: str, rank: int) -> None:
         if metric not in self.metrics:
             raise unknown_name("metric", metric, self.metrics)
-        if rank != 0 and rank not in self.ranks:
+        self._check_rank(rank)
+
+    def _check_rank(self, rank: int) -> None:
+        if rank != 0 and rank not in self._ranks.described and rank not in self.ranks:
             raise unknown_name("rank", rank, self.ranks)
 
     def _small(self, table: str) -> pd.DataFrame:

@@ -41,6 +41,7 @@ def train(
     *,
     watching: tuple[int, ...] = (0, 1),
     inner: bool = False,
+    before: bool = False,
     parts: int = 1,
     sync_all: bool = False,
     to_none: bool = True,
@@ -56,6 +57,7 @@ def train(
         out: Folder of the run.
         watching: Which ranks watch.
         inner: Watch the module inside the wrapper.
+        before: Watch it before it is wrapped.
         parts: Micro-batches of a step.
         sync_all: Average after every micro-batch, not after the last alone.
         to_none: How gradients are zeroed.
@@ -67,11 +69,13 @@ def train(
     Returns:
         The parameters at the end.
     """
-    model = DistributedDataParallel(net(), **options)
+    bare = net()
+    optimizer = torch.optim.SGD(bare.parameters(), lr=0.1)
+    early = gs.watch(bare, optimizer, out=out, every=1) if before else nullcontext()
+    model = DistributedDataParallel(bare, **options)
     if compress:
         model.register_comm_hook(None, fp16_compress_hook)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with watched(rank in watching, model.module if inner else model, optimizer, out):
+    with early, watched(rank in watching and not before, model.module if inner else model, optimizer, out):
         for x, y in batches():
             pieces = list(zip(x[rank::2].chunk(parts), y[rank::2].chunk(parts), strict=True))
             for place, (piece_x, piece_y) in enumerate(pieces):
@@ -190,6 +194,13 @@ def open_in_order(rank: int, out: str, first: int, resume: bool = False) -> None
         x, y = batches()[0]
         loss_of(model, x[rank::2], y[rank::2]).backward()
         optimizer.step()
+
+
+def verify(rank: int) -> bool:
+    model = DistributedDataParallel(net())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    x, y = batches()[0]
+    return gs.verify(model, optimizer, nn.functional.mse_loss, (x[rank::2], y[rank::2])).identical
 
 
 def watch_nowhere(rank: int, folder: str) -> str:

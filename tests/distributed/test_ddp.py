@@ -48,6 +48,7 @@ def same(found: pd.DataFrame, expected: pd.DataFrame, rtol: float = 1e-5) -> Non
 CASES = {
     "wrapper": {},
     "module": {"inner": True},
+    "watched before": {"before": True},
     "no_sync": {"parts": 4},
     "synchronised every time": {"parts": 2, "sync_all": True},
     "zeros": {"to_none": False},
@@ -216,6 +217,13 @@ def test_an_unknown_rank(joint: Any) -> None:
     with pytest.raises(UnknownNameError) as error:
         joint.frame("weight_grad_norm", rank=3)
     assert str(error.value) == "no rank '3'; there are: 0"
+    for view in (joint.steps, joint.skipped, joint.ledger, joint.decay):
+        with pytest.raises(UnknownNameError):
+            view(rank=3)
+
+
+def test_verify_trains_copies_on_all_ranks(ranks: Ranks) -> None:
+    assert ranks.run(FILE, "verify") == [True, True]
 
 
 def half_of(rank: int, folder: Path) -> Any:

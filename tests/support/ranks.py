@@ -52,19 +52,22 @@ class Ranks:
 
     def stop(self) -> None:
         """End the processes."""
+        if not self._processes:
+            return
         for process in self._processes:
             process.kill()
         for process, pipe in zip(self._processes, self._pipes, strict=True):
             process.join()
             pipe.close()
         self._processes, self._pipes = [], []
+        self._meeting.cleanup()
 
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
-        meeting = tempfile.mkdtemp(prefix="ranks-")
+        self._meeting = tempfile.TemporaryDirectory(prefix="ranks-")
         for rank in range(self.world):
             mine, theirs = context.Pipe()
-            process = context.Process(target=_serve, args=(rank, self.world, meeting, theirs), daemon=True)
+            process = context.Process(target=_serve, args=(rank, self.world, self._meeting.name, theirs), daemon=True)
             process.start()
             theirs.close()
             self._processes.append(process)
