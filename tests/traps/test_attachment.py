@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 import torch
-from shapes import SHAPES, loss_of, shape
+from oracle import loss_of
+from shapes import SHAPES, shape
 from torch import Tensor, nn
 
 import gradscope as gs

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from shapes import SHAPES, loss_of, shape
+from oracle import loss_of
+from shapes import SHAPES, shape
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from shapes import SHAPES, loss_of, norm, shape, truth
+from oracle import loss_of, norm, truth
+from shapes import SHAPES, shape
 from torch import nn
 
 import gradscope as gs
