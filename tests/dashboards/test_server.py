@@ -5,8 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from gradscope.dashboards import build_server, serve
+from gradscope.dashboards import build_server, serve, table
+from gradscope.dashboards.pages import flow
 from gradscope.dashboards.server import bound, free_port
+from gradscope.dashboards.source import Source
+from gradscope.dashboards.state import FlowState
 from gradscope.errors import GradscopeError, InvalidValueError, RunFormatError
 
 
@@ -42,6 +45,19 @@ def test_a_missing_folder(tmp_path: Path) -> None:
     with pytest.raises(RunFormatError) as caught:
         serve(str(tmp_path / "none"), port=0)
     assert str(caught.value) == f"there is no folder '{tmp_path}/none'"
+
+
+def test_showing_a_run_changes_nothing_on_disk(folder: Path) -> None:
+    def content() -> dict[Path, tuple[int, int]]:
+        return {path: (path.stat().st_size, path.stat().st_mtime_ns) for path in folder.rglob("*")}
+
+    before = content()
+    source = Source(str(folder))
+    for state in (FlowState("plain"), FlowState("spoiled", ("plain",), "saturation", 20)):
+        source.poll()
+        flow.answer(source, state, "light")
+    table.rows(source)
+    assert content() == before
 
 
 def test_it_answers_on_loopback_only_and_tells_where(folder: Path) -> None:

@@ -29,7 +29,7 @@ def acknowledged(process: subprocess.Popen[str]) -> int:
     return int(process.stdout.readline())
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(20))
 def test_kill_9_loses_nothing_that_was_flushed(tmp_path: Path, seed: int) -> None:
     flushes = random.Random(seed).randint(1, 150)  # any moment of parts, merges and run.json
     process = start(tmp_path / "run")
@@ -96,6 +96,30 @@ def test_a_reader_never_sees_less_than_before(tmp_path: Path) -> None:
     process.communicate()
     run.refresh()
     assert run.steps("a") == run.steps("b") == list(range(1500))
+    assert reads > 3
+
+
+def test_single_steps_are_read_while_three_ranks_write(tmp_path: Path) -> None:
+    """Views of one step look for its row group among parts that appear, merge and vanish."""
+    processes = [start(tmp_path / "run", rank, steps=400, flush_every=1) for rank in (0, 1, 2)]
+    last = {rank: acknowledged(process) for rank, process in enumerate(processes)}
+    run, reads = Run(tmp_path / "run"), 0
+    while any(process.poll() is None for process in processes):
+        run.refresh()
+        for rank, process in enumerate(processes):
+            assert run.profile("b", last[rank], rank=rank).tolist() == [last[rank] + rank / 10] * 5
+            assert Run(tmp_path / "run").profile("a", rank=rank).tolist() == [rank / 10] * 5
+            assert process.stdout is not None
+            if line := process.stdout.readline():
+                last[rank] = int(line)
+        reads += 1
+    for process in processes:
+        process.communicate()
+        assert process.returncode == 0
+    run.refresh()
+    for rank in (0, 1, 2):
+        assert run.profile("a", 399, rank=rank).tolist() == [399 + rank / 10] * 5
+        assert run.steps("b", rank=rank) == list(range(400))
     assert reads > 3
 
 
