@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gradscope.probe.capture import FLAT_UNITS, Captured, CapturedPhi, FaultHandler, Reading, Source, take
 from gradscope.probe.contribution import Contribution, find_contribution, fold_circular
+from gradscope.probe.distributed import whole
 from gradscope.probe.following import Way, find_phi, is_bypassed, read_way
 from gradscope.probe.functions import Phi
 from gradscope.probe.graph import Product, ancestors, find_product, trace
@@ -279,7 +280,8 @@ class Recorder:
             self._fault(layer.name, "activation gradient hook", error)
 
     def _weights(self, layer: Layer) -> dict[str, Tensor | None]:
-        return {"weight": layer.weight, "bias": layer.bias} if self._mixes_weights else {}
+        # A metric that computes with a DTensor would start collectives that other ranks do not join.
+        return {"weight": whole(layer.weight), "bias": whole(layer.bias)} if self._mixes_weights else {}
 
     def _take(self, program: Program, source: Source, layer: Layer, reading: Reading) -> Reading:
         if program:

@@ -93,7 +93,7 @@ def train(
     return torch.cat([one.detach().flatten() for one in local]).tolist()
 
 
-def train_with_own_metric(rank: int, out: str) -> None:
+def train_with_own_metric(rank: int, out: str, **options: Any) -> None:
     @gs.metric(label="Largest weight gradient")
     def weight_grad_max(weight_grad: Tensor) -> Tensor:
         return weight_grad.abs().max()
@@ -103,7 +103,7 @@ def train_with_own_metric(rank: int, out: str) -> None:
         return output_grad.abs().max() * weight.abs().max()
 
     try:
-        train(rank, out, metrics=["weight_grad_max", "output_grad_max", "histograms"])
+        train(rank, out, metrics=["weight_grad_max", "output_grad_max", "histograms"], **options)
     finally:
         unregister("weight_grad_max")
         unregister("output_grad_max")

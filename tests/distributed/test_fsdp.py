@@ -187,6 +187,13 @@ def test_what_cannot_be_pooled_is_absent(ranks: Ranks, tmp_path: Path) -> None:
     assert set(run.histograms["quantity"]) == {"activation_input", "output_grad"}
 
 
+def test_a_metric_that_mixes_a_sharded_weight_in_starts_no_collective(ranks: Ranks, tmp_path: Path) -> None:
+    """A layer that is sharded by itself has its shard back before hooks on its call are reached."""
+    ranks.run(FILE, "train_with_own_metric", str(tmp_path / "run"), how="layers", watching=(0,))
+    run = load(tmp_path / "run")
+    assert run.frame("weight_grad_max").empty
+
+
 def test_tensor_parallel_layers_are_refused_in_words(ranks: Ranks, tmp_path: Path) -> None:
     ranks.run(FILE, "train_tensor_parallel", str(tmp_path / "run"))
     run = load(tmp_path / "run")
