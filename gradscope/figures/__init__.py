@@ -10,10 +10,12 @@ from gradscope.figures.loss_curve import loss, loss_frame
 from gradscope.figures.style import CONFIG, message, template
 from gradscope.figures.sweep_cells import sweep_map_frame
 from gradscope.figures.sweep_grid import sweep_map
+from gradscope.figures.window import Window
 
 __all__ = [
     "CONFIG",
     "HeatmapFrame",
+    "Window",
     "decay_frame",
     "gradient_flow",
     "gradient_flow_frame",
