@@ -104,11 +104,11 @@ def timed(name: str, path: Path) -> None:
 
 
 def frame(path: Path) -> str:
-    return f"shape {gs.load(path).frame('metric_0').shape}"
+    return f"shape {gs.Run(path).frame('metric_0').shape}"
 
 
 def refreshed(path: Path) -> str:
-    run = gs.load(path)
+    run = gs.Run(path)
     start = time.perf_counter()
     for _ in range(100):
         run.refresh()
@@ -125,21 +125,23 @@ def page(path: Path) -> str:
     return "kB: " + json.dumps({name: round(size) for name, size in sizes.items()})
 
 
-def final(path: Path) -> str:
-    return f"{gs.load(path).final('loss'):.2g}"
+def table(path: Path) -> int:
+    runs = gs.load(path.parent)
+    assert isinstance(runs, gs.Runs)
+    return len(runs.table())
 
 
 READS: dict[str, Callable[[Path], Any]] = {
     "load": gs.load,
     "load, 100 x refresh": refreshed,
     "one metric as a frame": frame,
-    "profile of the first step": lambda path: len(gs.load(path).profile("metric_0")),
-    "decay of the first step": lambda path: f"{gs.load(path).decay().rate:.3f}",
-    "ledger of the first step": lambda path: len(gs.load(path).ledger()),
-    "ledger of step 4,000": lambda path: len(gs.load(path).ledger(4000)),
-    "table of the folder": lambda path: len(gs.load(path.parent).table()),
-    "last loss": final,
-    "diagnosis": lambda path: len(gs.diagnose(gs.load(path))),
+    "profile of the first step": lambda path: len(gs.Run(path).profile("metric_0")),
+    "decay of the first step": lambda path: f"{gs.Run(path).decay().rate:.3f}",
+    "ledger of the first step": lambda path: len(gs.Run(path).ledger()),
+    "ledger of step 90": lambda path: len(gs.Run(path).ledger(90)),
+    "table of the folder": table,
+    "last loss": lambda path: f"{gs.Run(path).final('loss'):.2g}",
+    "diagnosis": lambda path: len(gs.diagnose(gs.Run(path))),
     "gradient flow page": page,
 }
 
