@@ -107,7 +107,6 @@ def test_skipped_steps_are_listed_and_read_where_they_are(folder: Path, read: li
     run = Run(folder)
     assert run.skipped() == [12, 30]
     assert {part for part, _ in read} == {"1", "3"}
-    assert run.skipped(rank=1) == []
 
 
 def test_views_of_a_step_follow_a_growing_run(folder: Path, chain: Callable[..., list[LayerSpec]]) -> None:
