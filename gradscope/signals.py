@@ -1,9 +1,20 @@
-"""The closed list of what a probe can capture of a layer call, and the shared moments of a tensor.
+"""The closed list of what a probe can capture of a layer call, and the statistics of a tensor that metrics share.
 
-A metric names what it needs by its parameters. ``output_grad`` is the tensor itself; a suffix asks for a form of it:
+A metric names what it needs by its parameters. ``output_grad`` is the tensor itself; a suffix asks for a form of it.
+Six forms are statistics, taken once for all metrics and handed over as arrays with one entry per layer call:
 
-* ``output_grad_moments``: count, sum, sum of squares, sum of squared deviations, exact, as float64 on the host;
-* ``output_grad_sample``: a flat odd-stride sample of at least 16,384 entries (all entries of a smaller tensor);
+* ``output_moments``: count, sum, sum of squares, sum of squared deviations of all entries, exact (``Moments``);
+* ``output_grad_squares``: count and sum of squares of all entries, exact (``Squares``);
+* ``output_grad_zeros``: share of exact zeros in an odd-stride sample of at least 16,384 entries (all entries of a
+  smaller tensor);
+* ``output_grad_small``: share of small entries in that sample: of ``slope``, |x| strictly below 1 % of the greatest
+  slope, zeros included; of any other signal 0 < |x| <= 2^-25, what half precision rounds to zero;
+* ``slope_power``: mean square of that sample;
+* ``output_spread``: mean over a sample of whole units of the standard deviation over samples.
+
+Two are tensors, handed over in the hook, one layer call at a time, like the tensor itself:
+
+* ``output_grad_sample``: that odd-stride sample, flat;
 * ``output_grad_units``: a sample of whole units, shape (samples, units, positions).
 """
 
@@ -19,7 +30,10 @@ from numpy.typing import NDArray
 from gradscope.errors import UnknownNameError, unknown_name
 
 Phase = Literal["forward", "activation", "activation_backward", "backward", "input_total", "next", "step", "window"]
-FORMS = ("moments", "sample", "units")
+STATISTICS = ("moments", "squares", "zeros", "small", "power", "spread")
+FORMS = (*STATISTICS, "sample", "units")
+FP16_SMALLEST = 2.0**-24
+FLAT = 0.01
 
 
 @dataclass(frozen=True)
@@ -55,6 +69,7 @@ SIGNALS = {
         Signal("output_grad", "dL/dz_l", "(N, units, ...)", "backward", "output gradient, the error signal"),
         Signal("input_grad", "W_l^T dL/dz_l", "(N, inputs, ...)", "backward", "what this call sends back"),
         Signal("input_grad_total", "dL/da_{l-1}", "(N, inputs, ...)", "input_total", "gradient of the input"),
+        Signal("input_overlap", "<W_l^T dL/dz_l, dL/da_{l-1}>", "()", "input_total", "own by total gradient, a number"),
         Signal("next_input_grad", "dL/da_l", "(N, ...)", "next", "total gradient of the next layer's input"),
         Signal("weight", "W_l", "(units, inputs, ...)", "step", "weight, before the optimizer step"),
         Signal("bias", "b_l", "(units,)", "step", "bias, before the optimizer step"),
@@ -67,7 +82,7 @@ SIGNALS = {
 }
 # These two are at hand whenever something else of the layer is.
 ANY_PHASE = ("weight", "bias")
-_ONE_FORM = ("slope_max", "dead_units")
+_ONE_FORM = ("slope_max", "dead_units", "input_overlap")
 _NO_UNITS = ("weight", "bias", "weight_grad", "bias_grad", "weight_grad_raw", "weight_update")
 
 
@@ -82,6 +97,11 @@ class Request:
     def phase(self) -> Phase:
         """When it is at hand."""
         return SIGNALS[self.signal].phase
+
+    @property
+    def is_statistic(self) -> bool:
+        """Whether it comes as an array with one entry per layer call."""
+        return self.form in STATISTICS or self.signal == "input_overlap"
 
 
 def parse_signal(name: str) -> Request:
@@ -98,7 +118,8 @@ def parse_signal(name: str) -> Request:
     if name in SIGNALS:
         return Request(name, "")
     base, _, form = name.rpartition("_")
-    if base in SIGNALS and form in FORMS and base not in _ONE_FORM and not (form == "units" and base in _NO_UNITS):
+    no_units = form in ("units", "spread") and base in _NO_UNITS
+    if base in SIGNALS and form in FORMS and base not in _ONE_FORM and not no_units:
         return Request(base, form)
     raise _unknown_signal(name)
 
@@ -142,6 +163,29 @@ class Moments:
     def std(self) -> NDArray[np.float64]:
         """Population standard deviation over all entries; NaN of an empty tensor."""
         return np.sqrt(_divide(self.deviations, self.count))
+
+
+@dataclass(frozen=True)
+class Squares:
+    """Sum of squares of a tensor, of one layer call (floats) or of several (arrays of one entry a call).
+
+    Attributes:
+        count: Number of entries.
+        sum_squares: Sum of their squares.
+    """
+
+    count: NDArray[np.float64]
+    sum_squares: NDArray[np.float64]
+
+    @property
+    def norm(self) -> NDArray[np.float64]:
+        """Euclidean norm."""
+        return np.sqrt(self.sum_squares)
+
+    @property
+    def rms(self) -> NDArray[np.float64]:
+        """Norm / sqrt(count); NaN of an empty tensor."""
+        return np.sqrt(_divide(self.sum_squares, self.count))
 
 
 def _divide(top: NDArray[np.float64], bottom: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
-from gradscope.metrics.numeric import root_mean_square, share_of_zeros, share_within
 from gradscope.metrics.registry import metric
-from gradscope.signals import Moments
+from gradscope.signals import FLAT, Moments
 
 SAMPLE = {"sample": "odd stride, at least 16384 entries"}
-FLAT = 0.01
 
 
 @metric(label="Activation mean", group="activation", formula="mean(phi(u))")
@@ -45,9 +42,9 @@ def activation_std(activation_moments: Moments) -> NDArray[np.float64]:
     parameters=SAMPLE,
     formula="share of phi(u) == 0",
 )
-def zero_fraction(activation_sample: Tensor) -> Tensor | None:
+def zero_fraction(activation_zeros: NDArray[np.float64]) -> NDArray[np.float64]:
     """Share of entries of phi(u) that are exactly zero; about one half for a healthy ReLU."""
-    return share_of_zeros(activation_sample)
+    return activation_zeros
 
 
 @metric(
@@ -59,13 +56,13 @@ def zero_fraction(activation_sample: Tensor) -> Tensor | None:
     parameters={**SAMPLE, "threshold": FLAT},
     formula="share of |phi'(u)| < 0.01 max phi'",
 )
-def saturation(slope_sample: Tensor, slope_max: float) -> Tensor | None:
+def saturation(slope_small: NDArray[np.float64]) -> NDArray[np.float64]:
     """Share of entries where the activation function is flat: |phi'(u)| strictly below 1 % of its maximum.
 
     Sigmoid: |u| > 5.99; tanh: |u| > 2.99. For a phi that is flat on one side only (ReLU) this is the inactive share and
     no sign of illness.
     """
-    return share_within(slope_sample, FLAT * slope_max)
+    return slope_small
 
 
 @metric(
@@ -79,9 +76,9 @@ def saturation(slope_sample: Tensor, slope_max: float) -> Tensor | None:
     formula="sqrt(mean(phi'(u)^2))",
     source="Schoenholz et al. 2017: chi = sigma_w^2 E[phi'(u)^2]",
 )
-def slope_rms(slope_sample: Tensor) -> Tensor | None:
+def slope_rms(slope_power: NDArray[np.float64]) -> NDArray[np.float64]:
     """Root mean square of phi'(u): the factor by which the activation function scales a random error signal."""
-    return root_mean_square(slope_sample)
+    return np.asarray(np.sqrt(slope_power))
 
 
 @metric(
@@ -90,7 +87,7 @@ def slope_rms(slope_sample: Tensor) -> Tensor | None:
     group="activation",
     bounds=(0.0, 1.0),
     dtype="float32",
-    parameters={"sample": "whole units, about 32768 entries", "samples": 64},
+    parameters={"sample": "whole units, about 16384 entries", "samples": 64},
     formula="share of units with phi'(u) == 0 on every one of at least 64 samples",
 )
 def dead_fraction(dead_units: NDArray[np.bool_]) -> float:

@@ -22,8 +22,8 @@ class Metric:
         spec: What readers know of it.
         function: Pure function; one number per layer call.
         requests: What its parameters ask for, in order.
-        phase: When its tensors are at hand; None for a function of moments only, which runs at the end of the
-            step for all calls at once.
+        phase: When its tensors are at hand; None for a function of statistics only, which runs for all calls of
+            several steps at once.
     """
 
     spec: MetricSpec
@@ -60,9 +60,9 @@ def metric(
 
     The function must be pure: it does not change its input and keeps no reference to it. Tensors come detached. It
     returns one number per layer call: a 0-dim tensor or a float, None where it is undefined, or a ``Ratio``, which is
-    null where its denominator is zero. A function of ``*_moments`` only gets arrays with one
-    entry per call and returns such an array. An error inside it never reaches the training loop: it is reported
-    once, and the value is null.
+    null where its denominator is zero. A function of statistics only (``*_moments``, ``*_squares``, ``*_zeros``, ...)
+    gets arrays with one entry per call and returns such an array; it is much the cheaper kind. An error inside it
+    never reaches the training loop: it is reported once, and the value is null.
 
     Registering a name again from the same module replaces it (a notebook cell run twice).
 
@@ -109,17 +109,16 @@ def metric(
 def _phase(name: str, requests: tuple[Request, ...]) -> Phase | None:
     if not requests:
         raise InvalidValueError(f"metric {name!r} takes no signals; name at least one of: {', '.join(SIGNALS)}")
-    tensors = [request for request in requests if request.form != "moments"]
+    tensors = [request for request in requests if not request.is_statistic]
     phases = {request.phase for request in tensors if request.signal not in ANY_PHASE}
     # What a layer sends back is kept until the gradient of its input is complete.
-    if phases == {"backward", "input_total"} and all(
-        request.signal != "output_grad" for request in tensors if request.form == ""
-    ):
+    if phases == {"backward", "input_total"} and all(request.signal != "output_grad" for request in tensors):
         phases = {"input_total"}
     if len(phases) > 1 or (phases and len(tensors) != len(requests)):
         asked = ", ".join(f"{request.signal} ({request.phase})" for request in requests)
         raise InvalidValueError(
-            f"metric {name!r} asks for tensors of several phases: {asked}; take tensors of one phase, or moments only"
+            f"metric {name!r} asks for tensors of several phases: {asked}; "
+            "take tensors of one phase, or statistics only"
         )
     if not tensors:
         return None

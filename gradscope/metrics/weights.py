@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
-from gradscope.metrics.numeric import Ratio, root_mean_square, share_of_zeros
+from gradscope.metrics.numeric import Ratio
 from gradscope.metrics.registry import metric
-from gradscope.signals import Moments
+from gradscope.signals import Squares
 
 SAMPLE = {"sample": "odd stride, at least 16384 entries"}
 
@@ -26,13 +25,13 @@ SAMPLE = {"sample": "odd stride, at least 16384 entries"}
     combine="rss",
     formula="|dL/dW|",
 )
-def weight_grad_norm(weight_grad_moments: Moments) -> NDArray[np.float64]:
+def weight_grad_norm(weight_grad_squares: Squares) -> NDArray[np.float64]:
     """Norm of the weight gradient that the optimizer is about to apply (accumulated, averaged, clipped).
 
     In a ReLU net without biases it is equal in all layers while the error signal vanishes (Du et al. 2018): read it
     beside output_grad_norm. Zero: nothing is learnt. Null: frozen, or not part of the loss.
     """
-    return weight_grad_moments.norm
+    return weight_grad_squares.norm
 
 
 @metric(
@@ -45,9 +44,9 @@ def weight_grad_norm(weight_grad_moments: Moments) -> NDArray[np.float64]:
     combine="rss",
     formula="|dL/dW|",
 )
-def weight_grad_norm_raw(weight_grad_raw_moments: Moments) -> NDArray[np.float64]:
+def weight_grad_norm_raw(weight_grad_raw_squares: Squares) -> NDArray[np.float64]:
     """Norm of the accumulated weight gradient as back-propagation left it, before clipping and averaging."""
-    return weight_grad_raw_moments.norm
+    return weight_grad_raw_squares.norm
 
 
 @metric(
@@ -59,9 +58,9 @@ def weight_grad_norm_raw(weight_grad_raw_moments: Moments) -> NDArray[np.float64
     degree=1,
     formula="|dL/dW| / sqrt(numel)",
 )
-def weight_grad_rms(weight_grad_moments: Moments) -> NDArray[np.float64]:
+def weight_grad_rms(weight_grad_squares: Squares) -> NDArray[np.float64]:
     """Root mean square of the weight gradient: comparable between layers of different sizes."""
-    return weight_grad_moments.rms
+    return weight_grad_squares.rms
 
 
 @metric(
@@ -74,9 +73,9 @@ def weight_grad_rms(weight_grad_moments: Moments) -> NDArray[np.float64]:
     parameters=SAMPLE,
     formula="share of dL/dW == 0",
 )
-def weight_grad_zero_fraction(weight_grad_sample: Tensor) -> Tensor | None:
+def weight_grad_zero_fraction(weight_grad_zeros: NDArray[np.float64]) -> NDArray[np.float64]:
     """Share of entries of the weight gradient that are exactly zero."""
-    return share_of_zeros(weight_grad_sample)
+    return weight_grad_zeros
 
 
 @metric(
@@ -89,9 +88,9 @@ def weight_grad_zero_fraction(weight_grad_sample: Tensor) -> Tensor | None:
     combine="rss",
     formula="|dL/db|",
 )
-def bias_grad_norm(bias_grad_moments: Moments) -> NDArray[np.float64]:
+def bias_grad_norm(bias_grad_squares: Squares) -> NDArray[np.float64]:
     """Norm of the bias gradient that the optimizer is about to apply; null without a bias."""
-    return bias_grad_moments.norm
+    return bias_grad_squares.norm
 
 
 @metric(
@@ -102,9 +101,9 @@ def bias_grad_norm(bias_grad_moments: Moments) -> NDArray[np.float64]:
     degree=1,
     formula="|W| / sqrt(numel)",
 )
-def weight_rms(weight_moments: Moments) -> NDArray[np.float64]:
+def weight_rms(weight_squares: Squares) -> NDArray[np.float64]:
     """Root mean square of the weight before the optimizer step."""
-    return weight_moments.rms
+    return weight_squares.rms
 
 
 @metric(
@@ -117,11 +116,10 @@ def weight_rms(weight_moments: Moments) -> NDArray[np.float64]:
     formula="rms(Delta W) / rms(W)",
     source="CS231n, Neural Networks Part 3: about 1e-3 is usual",
 )
-def update_ratio(weight_update_sample: Tensor, weight_sample: Tensor) -> Ratio | None:
+def update_ratio(weight_update_power: NDArray[np.float64], weight_power: NDArray[np.float64]) -> Ratio:
     """How much the optimizer step changed the weight, relative to it.
 
     rms(Delta W) / rms(W). Zero: the step changed nothing. Null where the weight was all zero, and without an
     optimizer, since nothing says when the step happens.
     """
-    update, weight = root_mean_square(weight_update_sample), root_mean_square(weight_sample)
-    return Ratio(update, weight) if update is not None and weight is not None else None
+    return Ratio(np.sqrt(weight_update_power), np.sqrt(weight_power))

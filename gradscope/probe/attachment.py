@@ -64,12 +64,13 @@ class Attachment:
         eager_steps.release(id(self))
 
     def _counts(self) -> bool:
-        """A pass without gradient, in eval mode or inside a backward pass (recomputation) never counts."""
+        """A pass without gradient, in eval mode, inside a backward pass or a transform of functions never counts."""
         return (
             torch.is_grad_enabled()
             and self._model.training
             and torch._C._current_graph_task_id() == -1
             and not is_capturing()
+            and torch._C._functorch.peek_interpreter_stack() is None
         )
 
     def _why_uncounted(self) -> str:
@@ -77,6 +78,8 @@ class Attachment:
             return "called only while a CUDA graph was captured: nothing can be read then, and replays call no hook"
         if torch._C._current_graph_task_id() != -1:
             return "called only inside a backward pass: the recomputation of a checkpoint is no call"
+        if torch._C._functorch.peek_interpreter_stack() is not None:
+            return "called only inside a transform (torch.func): its tensors stand for many"
         if not torch.is_grad_enabled():
             return "called only without gradient: no_grad, or a reentrant checkpoint (use_reentrant=False is recorded)"
         return "called only in evaluation mode: call model.train() to record"

@@ -1,17 +1,16 @@
-"""What is taken of a layer call at each moment: signals in, numbers on the tape out."""
+"""Metrics that run on tensors: signals of one moment in, numbers on the tape out."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Protocol, cast
 
 from torch import Tensor
 
 from gradscope.metrics import Metric, Ratio
 from gradscope.probe.functions import Phi
-from gradscope.probe.histograms import bin_counts
-from gradscope.probe.plan import Program
-from gradscope.probe.reduce import Tape, flat, moments, sample, units
+from gradscope.probe.reduce import Tape, flat, sample, units
 
 FaultHandler = Callable[[str, str, Exception], None]
 
@@ -29,7 +28,7 @@ class Source(Protocol):
 class Captured:
     """Signals of one moment, by name; forms are made when first asked for."""
 
-    def __init__(self, tensors: dict[str, Tensor | None], unit_dim: int) -> None:
+    def __init__(self, tensors: Mapping[str, Tensor | None], unit_dim: int) -> None:
         self._tensors = tensors
         self._unit_dim = unit_dim
         self._forms: dict[tuple[str, str], Tensor] = {}
@@ -76,44 +75,44 @@ class CapturedPhi:
         return self._phi.slope(piece) if signal == "slope" else self._phi.value(piece)
 
 
-# Where on the tape numbers lie: kind, signal or metric, place, and two whole numbers that the kind gives a meaning.
-#   MOMENTS     entries, 0
-#   VALUE       entries it was taken of, 1 where the denominator of a ratio lies behind it
-#   HISTOGRAM   sampled entries, entries
-#   FLAT_UNITS  samples, units
-# Plain tuples in plain lists: the collector soon leaves them alone, and a step makes many.
-Note = tuple[str, str, int, int, int]
-Reading = list[Note]
-MOMENTS, VALUE, HISTOGRAM, FLAT_UNITS = "moments", "value", "histogram", "flat units"
+@dataclass(frozen=True, slots=True)
+class Value:
+    """Where on the tape the number of a metric lies.
+
+    Attributes:
+        metric: Its name.
+        place: Where.
+        weight: Entries it was taken of.
+        is_ratio: Whether the denominator of a ratio lies behind it.
+    """
+
+    metric: str
+    place: int
+    weight: int
+    is_ratio: bool
 
 
-def take(program: Program, source: Source, reading: Reading, tape: Tape, layer: str, fault: FaultHandler) -> None:
-    """Reduce what a moment shows to numbers on the tape, and note in the reading where they lie.
+def measure(
+    metrics: Iterable[Metric], source: Source, values: list[Value], tape: Tape, layer: str, fault: FaultHandler
+) -> None:
+    """Run metrics on the tensors at hand.
 
     Args:
-        program: What to do.
+        metrics: What to run.
         source: The signals at hand.
-        reading: Extended.
+        values: Extended.
         tape: Where numbers go.
         layer: Whose signals these are, for reports.
         fault: Called when a metric raises.
     """
-    for signal in program.moments:
-        vector = source.get(signal, "flat")
-        if isinstance(vector, Tensor):
-            reading.append((MOMENTS, signal, tape.put(*moments(vector)), vector.numel(), 0))
-    for metric in program.metrics:
+    for metric in metrics:
         try:
-            _measure(metric, source, reading, tape)
+            _measure(metric, source, values, tape)
         except Exception as error:
             fault(layer, f"metric {metric.name!r}", error)
-    for signal in program.histograms:
-        piece, whole = source.get(signal, "sample"), source.get(signal, "")
-        if isinstance(piece, Tensor) and isinstance(whole, Tensor):
-            reading.append((HISTOGRAM, signal, tape.put(bin_counts(piece)), piece.numel(), whole.numel()))
 
 
-def _measure(metric: Metric, source: Source, reading: Reading, tape: Tape) -> None:
+def _measure(metric: Metric, source: Source, values: list[Value], tape: Tape) -> None:
     arguments = []
     for request in metric.requests:
         argument = source.get(request.signal, request.form)
@@ -127,7 +126,7 @@ def _measure(metric: Metric, source: Source, reading: Reading, tape: Tape) -> No
     parts = (value.numerator, value.denominator) if is_ratio else (value,)
     place = tape.put(*map(_number, parts))
     weight = arguments[0].numel() if isinstance(arguments[0], Tensor) else 1
-    reading.append((VALUE, metric.name, place, weight, int(is_ratio)))
+    values.append(Value(metric.name, place, weight, is_ratio))
 
 
 def _number(value: object) -> Tensor | float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ class Phi:
         value: From (a piece of) ``saved`` to phi(u).
         slope: From (a piece of) ``saved`` to phi'(u).
         slope_max: Greatest |phi'|.
+        constants: What tells it from other functions of its name.
     """
 
     name: str
@@ -33,6 +34,21 @@ class Phi:
     value: Callable[[Tensor], Tensor]
     slope: Callable[[Tensor], Tensor]
     slope_max: float
+    constants: tuple[object, ...] = ()
+
+    @property
+    def is_arithmetic(self) -> bool:
+        """Whether its slope is plain arithmetic, which does for an array as well."""
+        return self.name in ("tanh", "sigmoid") and not self.saved_input
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What calls of the same function have in common."""
+        return (self.name, self.saved_input, *self.constants)
+
+    def forget(self) -> Phi:
+        """The same function without the saved tensor."""
+        return replace(self, saved=self.saved.new_empty(0))
 
 
 def recognise(node: Any) -> Phi | None:
@@ -77,11 +93,11 @@ def _same(tensor: Tensor) -> Tensor:
 def from_result(name: str, result: Tensor, **constants: float) -> Phi:
     """The call of a function whose slope follows from its value: relu, tanh, sigmoid, leaky_relu, elu, selu."""
     slope, slope_max = _RESULT_SLOPES[name](**constants)
-    return Phi(name, result, False, _same, slope, slope_max)
+    return Phi(name, result, False, _same, slope, slope_max, tuple(constants.values()))
 
 
-def _from_input(name: str, u: Tensor, value: Callable[[Tensor], Tensor], slope_max: float) -> Phi:
-    return Phi(name, u, True, value, lambda piece: _derivative(value, piece), slope_max)
+def _from_input(name: str, u: Tensor, value: Callable[[Tensor], Tensor], slope_max: float, *constants: object) -> Phi:
+    return Phi(name, u, True, value, lambda piece: _derivative(value, piece), slope_max, constants)
 
 
 def _derivative(function: Callable[[Tensor], Tensor], u: Tensor) -> Tensor:
@@ -133,7 +149,9 @@ def _elu_from_input(node: Any) -> Phi:
         below: Tensor = alpha * scale * input_scale * torch.exp(u * input_scale)
         return below.masked_fill_(u > 0, scale)
 
-    return Phi(_elu_name(node), node._saved_self, True, value, slope, max(scale, alpha * scale * input_scale))
+    constants = (alpha, scale, input_scale)
+    slope_max = max(scale, alpha * scale * input_scale)
+    return Phi(_elu_name(node), node._saved_self, True, value, slope, slope_max, constants)
 
 
 def _elu_from_result(node: Any) -> Phi:
@@ -143,34 +161,35 @@ def _elu_from_result(node: Any) -> Phi:
         "input_scale": node._saved_input_scale,
     }
     slope, slope_max = _elu(**constants)
-    return Phi(_elu_name(node), node._saved_result, False, _same, slope, slope_max)
+    return Phi(_elu_name(node), node._saved_result, False, _same, slope, slope_max, tuple(constants.values()))
 
 
 def _leaky_from_input(node: Any) -> Phi:
     negative = node._saved_negative_slope
     slope, slope_max = _leaky(negative)
-    return Phi("leaky_relu", node._saved_self, True, lambda u: F.leaky_relu(u, negative), slope, slope_max)
+    saved = node._saved_self
+    return Phi("leaky_relu", saved, True, lambda u: F.leaky_relu(u, negative), slope, slope_max, (negative,))
 
 
 def _gelu(node: Any) -> Phi:
     approximate = node._saved_approximate
-    return _from_input("gelu", node._saved_self, lambda u: F.gelu(u, approximate=approximate), 1.1289)
+    return _from_input("gelu", node._saved_self, lambda u: F.gelu(u, approximate=approximate), 1.1289, approximate)
 
 
 def _hardtanh(node: Any) -> Phi:
     low, high = node._saved_min_val, node._saved_max_val
     name = "relu6" if (low, high) == (0, 6) else "hardtanh"
-    return _from_input(name, node._saved_self, lambda u: F.hardtanh(u, low, high), 1.0)
+    return _from_input(name, node._saved_self, lambda u: F.hardtanh(u, low, high), 1.0, low, high)
 
 
 def _softplus(node: Any) -> Phi:
     beta, threshold = node._saved_beta, node._saved_threshold
-    return _from_input("softplus", node._saved_self, lambda u: F.softplus(u, beta, threshold), 1.0)
+    return _from_input("softplus", node._saved_self, lambda u: F.softplus(u, beta, threshold), 1.0, beta, threshold)
 
 
 def _celu(node: Any) -> Phi:
     alpha = node._saved_alpha
-    return _from_input("celu", node._saved_self, lambda u: F.celu(u, alpha), 1.0)
+    return _from_input("celu", node._saved_self, lambda u: F.celu(u, alpha), 1.0, alpha)
 
 
 def softsign(u: Tensor) -> Phi:

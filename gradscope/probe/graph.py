@@ -69,6 +69,13 @@ def trace(start: Any, products: Mapping[Any, Call], visited: set[Any]) -> list[R
         products: Nodes at which to stop, and whose calls they are.
         visited: Nodes walked already in this forward pass; extended.
     """
+    if start not in visited and start not in products:
+        # The usual case, one function between two layers, at a fifth of the cost.
+        onward = start.next_functions
+        child = onward[0][0] if len(onward) == 1 else None
+        if child in products and child not in visited:
+            visited.update((start, child))
+            return [Reached(products[child], (start,))]
     found: list[Reached[Call]] = []
     stack: list[tuple[Any, tuple[Any, Any] | None]] = [(start, None)]
     while stack:

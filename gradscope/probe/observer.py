@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from gradscope.errors import InvalidTypeError, InvalidValueError
 from gradscope.probe.attachment import Attachment
+from gradscope.probe.backlog import Backlog
 from gradscope.probe.closures import has_closure, restarting
 from gradscope.probe.compiled import outside_compiled
 from gradscope.probe.coverage import coverage_frame
@@ -80,7 +81,7 @@ class Probe:
         self._backward = _Flag()
         self._evaluates = self._closed = False
         # A probe that is dropped together with its model leaves a finished run.
-        self._finalizer = weakref.finalize(self, writer.close)
+        self._finalizer = weakref.finalize(self, _finish, self._sink.backlog, writer)
         self._finalizer.atexit = False
         self._attach_lasting()
         self._say_what_stays_scaled(scaler)
@@ -92,7 +93,7 @@ class Probe:
     def run(self) -> Run:
         """The run so far, everything recorded included."""
         if not self._closed:
-            self._sink.fetch_scalars()
+            self._sink.settle()
             self._writer.flush()
         run = load(self._writer.path)
         assert isinstance(run, Run)
@@ -175,7 +176,7 @@ class Probe:
         self._closed = True
         try:
             self._keep_unfinished(error)
-            self._sink.fetch_scalars()
+            self._sink.settle()
             self._name_idle_optimizers()
         except Exception as problem:
             self._fault("all layers", "closing", problem)
@@ -292,15 +293,14 @@ class Probe:
 
     def _arm(self) -> None:
         """Hooks exist only while a step is recorded: other steps cost a test of a flag."""
-        if self._recorder is not None:
-            self._parameters.disarm()
         if self._step % self._every:
+            self._parameters.disarm()
             self._recording.remove()
             self._attachment.detach()
             self._recorder = None
             self._loss_scale.begin(None)
             return
-        self._recorder = Recorder(self._step, self._plan, self._sink.table.known, self._fault)
+        self._recorder = Recorder(self._step, self._plan, self._sink.table.known, self._sink.tally, self._fault)
         self._loss_scale.begin(self._recorder)
         for optimizer in () if self._recording else self._optimizers:
             self._recording.add(optimizer.register_step_pre_hook(self._before_step))
@@ -335,6 +335,11 @@ class Probe:
         if self._closed:
             warnings.warn(f"the probe is closed: probe.{what}() records nothing", stacklevel=3)
         return self._closed
+
+
+def _finish(backlog: Backlog, writer: Writer) -> None:
+    backlog.settle()
+    writer.close()
 
 
 class _Flag:

@@ -3,18 +3,41 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable
+from collections.abc import Set
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
-from gradscope.probe.capture import FLAT_UNITS, HISTOGRAM, MOMENTS, VALUE, Note, Reading
+from gradscope.probe.capture import Value
 from gradscope.probe.layers import Layer
+from gradscope.probe.piles import Pile
 
 Key = tuple[str, int]
+# A tensor in a pile, and the signal whose statistics it gives.
+Note = tuple[Pile, int, str]
 # Forward passes without a backward pass that a step may hold on to: rollouts with gradient would fill the memory.
 WAITING = 256
+
+
+@dataclass(eq=False, slots=True)
+class Reading:
+    """What one moment of a layer call showed: tensors in piles, and values of metrics on the tape.
+
+    Attributes:
+        notes: Tensors in piles.
+        values: Values of metrics on the tape.
+        arrived: Of a backward pass: whether the gradient of the layer's output was among what it showed.
+    """
+
+    notes: list[Note] = field(default_factory=list)
+    values: list[Value] = field(default_factory=list)
+    arrived: bool = False
+
+    def extend(self, other: Reading) -> None:
+        """Add what another reading holds."""
+        self.notes.extend(other.notes)
+        self.values.extend(other.values)
 
 
 @dataclass(eq=False, slots=True)
@@ -24,38 +47,50 @@ class MicroBatch:
     Attributes:
         record: The call, over all micro-batches of the step.
         forward: What the forward pass showed.
-        backward: What its gradient showed.
-        total: What the gradient of its input showed.
-        told: What the next layer says of the gradient of its input.
+        backward: What its gradient and that of its input showed, by backward pass.
+        told: What the next layer says of the gradient of its input, by backward pass.
         sources: Calls whose outputs are first used here.
         own: What it sends back, until the gradient of its input is complete.
         expects: Whether its output needs a gradient.
-        fired: How often the gradient arrived.
-        provisional: Whether it arrived only while a graph of the gradient was made (``create_graph``): the backward
-            pass proper replaces it.
+        awaits_total: Whether the gradient of its input will be read once it is complete.
+        provisional: Backward passes that only made a graph of the gradient (``create_graph``).
+        chosen: Backward passes that count; set when the step ends.
     """
 
     record: CallRecord
-    forward: Reading = field(default_factory=list)
-    backward: Reading = field(default_factory=list)
-    total: Reading | None = None
-    told: Reading | None = None
+    forward: Reading = field(default_factory=Reading)
+    backward: dict[int, Reading] = field(default_factory=dict)
+    told: dict[int, Reading] = field(default_factory=dict)
     sources: list[MicroBatch] = field(default_factory=list)
     own: Tensor | None = None
     expects: bool = False
-    fired: int = 0
-    provisional: bool = False
+    awaits_total: bool = False
+    provisional: list[int] = field(default_factory=list)
+    chosen: list[int] | None = None
 
-    def arrive(self, provisional: bool) -> bool:
-        """Note that the output gradient has arrived; tell whether to look at it."""
-        if self.fired and provisional and not self.provisional:
-            return False
-        if self.provisional:
-            self.fired = 0
-            self.backward, self.total = [], None
-        self.fired += 1
-        self.provisional = provisional
-        return self.fired == 1
+    @property
+    def fired(self) -> int:
+        """How often the gradient of its output arrived, in backward passes that count once the step has ended."""
+        return len(self._arrived() if self.chosen is None else self.chosen)
+
+    def _arrived(self) -> list[int]:
+        return [one for one, reading in self.backward.items() if reading.arrived]
+
+    def choose(self, trained: Set[int]) -> None:
+        """Choose the backward passes that count: those that trained something.
+
+        A gradient penalty, an attack on the input or a Hessian product sends gradients through the same layers, and
+        leaves no parameter another gradient. Where nothing says what trained, a pass that only made a graph counts less
+        than one that did not.
+
+        Args:
+            trained: Backward passes in which the gradient of a weight was accumulated.
+        """
+        arrived = self._arrived()
+        if trained:
+            self.chosen = [one for one in arrived if one in trained]
+        else:
+            self.chosen = [one for one in arrived if one not in self.provisional] or arrived
 
 
 @dataclass(eq=False, slots=True)
@@ -65,29 +100,27 @@ class CallRecord:
     Attributes:
         layer: The layer.
         call: 1 for the first call within a forward pass.
+        key: Qualified name and number of the call.
         batches: Its micro-batches.
         parents: Calls whose outputs reach this input.
         resolved: Whether everything between this input and the parents was understood.
         activation: Name of its activation function, ``?`` while unknown.
         norm: Normalization before it.
-        unit_step: Every how many units one is sampled.
         contributes: Whether what it sends back through its own weights can be told.
     """
 
     layer: Layer
     call: int
+    key: Key = field(init=False)
     batches: list[MicroBatch] = field(default_factory=list)
     parents: frozenset[Key] = frozenset()
     resolved: bool = True
     activation: str = "?"
     norm: str = "none"
-    unit_step: int = 1
     contributes: bool = True
 
-    @property
-    def key(self) -> Key:
-        """Qualified name and number of the call."""
-        return self.layer.name, self.call
+    def __post_init__(self) -> None:
+        self.key = self.layer.name, self.call
 
     @property
     def expected(self) -> int:
@@ -96,7 +129,7 @@ class CallRecord:
 
     @property
     def fired(self) -> int:
-        """Output gradients that did."""
+        """Output gradients that did, in backward passes that count."""
         return sum(batch.fired for batch in self.batches)
 
     def open_batch(self) -> MicroBatch:
@@ -109,53 +142,19 @@ class CallRecord:
         self.batches.append(batch)
         return batch
 
-    def reading(self) -> Reading:
+    def readings(self) -> list[Reading]:
         """Everything that counts, over the micro-batches.
 
         A forward pass that no backward pass followed does not count beside one that did. A gradient that arrived
         twice through one forward pass is a sum whose parts were seen one by one: its norm is not known.
         """
         counted = [batch for batch in self.batches if batch.fired or not batch.expects] or self.batches
-        whole: Reading = []
-        for batch in counted:
-            whole.extend(batch.forward)
+        found = [batch.forward for batch in counted]
         if all(batch.fired <= 1 for batch in counted):
             for batch in counted:
-                for part in (batch.backward, batch.total, batch.told):
-                    whole.extend(part or ())
-        return whole
-
-
-Notes = dict[str, list[tuple[int, int, int]]]
-
-
-@dataclass(frozen=True, eq=False)
-class FinishedCall:
-    """A layer call at the end of the step: where all its numbers lie on the tape.
-
-    Attributes:
-        key: Qualified name and number of the call.
-        unit_step: Every how many units one is sampled.
-        moments: (place, entries, 0) by signal, one for every micro-batch.
-        values: (place, weight, 1 for a ratio) by metric.
-        histograms: (place, sampled entries, entries) by signal.
-        flat_units: (place, samples, units).
-    """
-
-    key: Key
-    unit_step: int
-    moments: Notes
-    values: Notes
-    histograms: Notes
-    flat_units: Notes
-
-
-def finish(key: Key, unit_step: int, notes: Iterable[Note]) -> FinishedCall:
-    """Sort the notes of a call by kind and name."""
-    by_kind: dict[str, Notes] = {MOMENTS: {}, VALUE: {}, HISTOGRAM: {}, FLAT_UNITS: {}}
-    for kind, name, place, first, second in notes:
-        by_kind[kind].setdefault(name, []).append((place, first, second))
-    return FinishedCall(key, unit_step, by_kind[MOMENTS], by_kind[VALUE], by_kind[HISTOGRAM], by_kind[FLAT_UNITS])
+                for one in batch.chosen or ():
+                    found += [reading for reading in (batch.backward[one], batch.told.get(one)) if reading is not None]
+        return found
 
 
 @dataclass(eq=False)
@@ -169,4 +168,6 @@ class ForwardPass:
     provisional: dict[MicroBatch, Reading] = field(default_factory=dict)
     normalized: dict[Any, Reading] = field(default_factory=dict)
     calls: dict[int, int] = field(default_factory=dict)
+    ways: dict[MicroBatch, Any] = field(default_factory=dict)
+    origins: dict[MicroBatch, Any] = field(default_factory=dict)
     discovering: bool = False

@@ -1,197 +1,235 @@
-"""Turn what a recorded step took into rows: combine micro-batches, run the metrics of moments, gather windows."""
+"""Turn statistics of recorded steps into rows: fill a table, run the metrics on it, gather windows of dead units."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gradscope.metrics import Metric
-from gradscope.probe.capture import FaultHandler
-from gradscope.probe.histograms import histogram_row
-from gradscope.probe.records import FinishedCall, Key
-from gradscope.signals import Moments, pool_moments
+from gradscope.metrics import Metric, Ratio
+from gradscope.probe.capture import FaultHandler, Value
+from gradscope.probe.piles import PHI, Pile
+from gradscope.probe.plan import WIDTHS, Column, Plan
+from gradscope.signals import Moments, Request, Squares, pool_moments
+from gradscope.spec import MetricSpec
 
 WINDOW_SAMPLES = 64
-# Which calls a metric has a value for, and the values.
-Found = tuple[Sequence[int] | NDArray[np.intp], Sequence[float] | NDArray[np.float64]]
+Array = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+# Where the notes of recorded steps point: places in the pile and rows of the table, by pile and signal.
+Targets = dict[tuple[Pile, str], tuple[list[int], list[int]]]
 
 
-@dataclass(frozen=True)
-class Rows:
-    """Rows of one step: values and whether they are present, shape (calls, metrics)."""
+def fill(plan: Plan, count: int, targets: Targets) -> Array:
+    """Bring the statistics of settled piles into a table, shape (rows, numbers); counts of 0 where there is none."""
+    table = np.zeros((count, plan.width))
+    for (pile, target), found in targets.items():
+        if not pile.tables:
+            continue
+        places, rows = (np.asarray(one, dtype=np.intp) for one in found)
+        if pile.lost:
+            kept = ~np.isin(places, list(pile.lost))
+            places, rows = places[kept], rows[kept]
+        numbers = pile.tables[0] if len(pile.tables) == 1 else np.concatenate(pile.tables)
+        _scatter(plan, table, pile, target, numbers[places], rows)
+    return table
 
-    values: NDArray[np.float64]
-    present: NDArray[np.bool_]
+
+def _scatter(plan: Plan, table: Array, pile: Pile, target: str, numbers: Array, rows: NDArray[np.intp]) -> None:
+    start = 0
+    for signal, statistic in pile.reducer.columns:
+        part = numbers[:, start : start + WIDTHS[statistic]]
+        start += WIDTHS[statistic]
+        is_moments = statistic == "moments"
+        if target == "input_overlap" and statistic == "squares":
+            # One path only: what is sent back is the whole, and <g, g> its sum of squares.
+            part, statistic = np.stack([part[:, 0] > 0, part[:, 1]], axis=1), "overlap"
+        where = plan.columns.get((signal if target == PHI else target, statistic))
+        if where is not None:
+            _add(table, where, part, rows, is_moments)
+
+
+def _add(table: Array, where: slice, part: Array, rows: NDArray[np.intp], is_moments: bool) -> None:
+    """Write numbers into rows, pooled with what stands there: micro-batches combine as if they were one tensor."""
+    block = table[:, where]
+    if not block[rows, 0].any() and _are_distinct(rows):
+        block[rows] = part
+    elif is_moments:
+        for row, numbers in zip(rows, part, strict=True):
+            block[row] = pool_moments([tuple(block[row]), tuple(numbers)])
+    else:
+        np.add.at(block, rows, part)
+
+
+def _are_distinct(rows: NDArray[np.intp]) -> bool:
+    return bool((rows[1:] > rows[:-1]).all()) or len(np.unique(rows)) == len(rows)
+
+
+def evaluate(plan: Plan, table: Array, fault: FaultHandler) -> tuple[Array, Mask]:
+    """Run the metrics of statistics on all rows; values and whether they are present, shape (rows, metrics)."""
+    values = np.full((len(table), len(plan.metrics)), np.nan)
+    present = np.zeros(values.shape, dtype=np.bool_)
+    for column, metric in enumerate(plan.metrics):
+        if metric.phase is None:
+            try:
+                _evaluate_one(plan, table, metric, values[:, column], present[:, column])
+            except Exception as error:
+                fault("all layers", f"metric {metric.name!r}", error)
+    return values, present
+
+
+def _evaluate_one(plan: Plan, table: Array, metric: Metric, values: Array, present: Mask) -> None:
+    blocks = [table[:, plan.columns[_column(request)]] for request in metric.requests]
+    # An empty tensor has no norm and no mean.
+    which = np.flatnonzero(np.all([block[:, 0] > 0 for block in blocks], axis=0))
+    if not len(which):
+        return
+    arguments = [_argument(request, block[which]) for request, block in zip(metric.requests, blocks, strict=True)]
+    found = metric.function(*arguments)
+    if isinstance(found, Ratio):
+        top, bottom = np.asarray(found.numerator, np.float64), np.asarray(found.denominator, np.float64)
+        defined = np.broadcast_to(bottom != 0, which.shape)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            found, which = np.broadcast_to(top / bottom, which.shape)[defined], which[defined]
+    if found is not None:
+        values[which], present[which] = found, True
+
+
+def _column(request: Request) -> Column:
+    return request.signal, "overlap" if request.signal == "input_overlap" else request.form
+
+
+def _argument(request: Request, block: Array) -> Moments | Squares | Array:
+    if request.form == "moments":
+        return Moments(*block.T)
+    if request.form == "squares":
+        return Squares(*block.T)
+    return block[:, 1] if request.signal == "input_overlap" else block[:, 1] / block[:, 0]
+
+
+def combine(spec: MetricSpec, found: Sequence[Value], numbers: Array) -> float | None:
+    """Combine the values of a metric that ran on tensors, one for every micro-batch; None where it is undefined."""
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        return _combine(spec, _parts(found, numbers))
+
+
+def _parts(found: Sequence[Value], numbers: Array) -> list[tuple[int, float]]:
+    return [
+        (value.weight, numbers[value.place] / numbers[value.place + 1] if value.is_ratio else numbers[value.place])
+        for value in found
+        if not value.is_ratio or numbers[value.place + 1] != 0
+    ]
+
+
+def _combine(spec: MetricSpec, parts: Sequence[tuple[int, float]]) -> float | None:
+    if not parts:
+        return None
+    weights, values = np.asarray(parts, dtype=np.float64).T
+    if len(values) == 1:
+        return float(values[0])
+    if spec.combine == "rss":
+        return float(np.sqrt(np.sum(values**2)))
+    if spec.combine == "max":
+        return float(np.max(values))
+    if not weights.any():
+        return float("nan")
+    if spec.combine == "rms":
+        return float(np.sqrt(np.average(values**2, weights=weights)))
+    return float(np.average(values, weights=weights))
 
 
 @dataclass
 class UnitWindow:
     """Per sampled unit: was the slope zero on every sample of the last recorded steps, at least 64 samples of them?"""
 
-    steps: deque[tuple[int, NDArray[np.bool_]]] = field(default_factory=deque)
+    steps: deque[tuple[int, Mask]] = field(default_factory=deque)
+    samples: int = 0
 
-    def push(self, samples: int, flat_everywhere: NDArray[np.bool_]) -> None:
+    def push(self, samples: int, flat_everywhere: Mask) -> None:
         """Add a step and forget those no longer needed to reach 64 samples."""
         if self.steps and self.steps[-1][1].shape != flat_everywhere.shape:
             self.steps.clear()
+            self.samples = 0
         self.steps.append((samples, flat_everywhere))
+        self.samples += samples
         while self.samples - self.steps[0][0] >= WINDOW_SAMPLES:
-            self.steps.popleft()
+            self.samples -= self.steps.popleft()[0]
 
     @property
-    def samples(self) -> int:
-        """Samples in the window."""
-        return sum(samples for samples, _ in self.steps)
-
-    @property
-    def dead(self) -> NDArray[np.bool_] | None:
+    def dead(self) -> Mask | None:
         """Per unit; None below 64 samples."""
         if self.samples < WINDOW_SAMPLES:
             return None
-        found: NDArray[np.bool_] = np.all([flat for _, flat in self.steps], axis=0)
+        if len(self.steps) == 1:
+            return self.steps[0][1]
+        found: Mask = np.all([flat for _, flat in self.steps], axis=0)
         return found
 
 
-def build_rows(
-    calls: Sequence[FinishedCall],
-    metrics: Sequence[Metric],
-    numbers: NDArray[np.float64],
-    dead: Mapping[Key, NDArray[np.bool_]],
-    fault: FaultHandler,
-) -> Rows:
-    """Evaluate every metric on every call."""
-    values = np.full((len(calls), len(metrics)), np.nan)
-    present = np.zeros(values.shape, dtype=np.bool_)
-    moments = _Moments(calls, numbers)
-    for column, metric in enumerate(metrics):
-        try:
-            if metric.phase is None:
-                which, found = _of_moments(metric, moments)
-            elif metric.phase == "window":
-                which, found = _of_windows(metric, calls, dead)
-            else:
-                which, found = _of_tensors(metric, calls, numbers)
-            values[which, column], present[which, column] = found, True
-        except Exception as error:
-            fault("all layers", f"metric {metric.name!r}", error)
-    return Rows(values, present)
+@dataclass(frozen=True)
+class Units:
+    """What the sampled units of a layer call showed in one step.
+
+    Attributes:
+        samples: What every unit was seen on.
+        share: Share of these with slope zero, by unit.
+        step: Every how many units one is sampled.
+    """
+
+    samples: int
+    share: Array
+    step: int
 
 
-class _Moments:
-    """Moments of the calls, pooled over micro-batches, once for all metrics."""
-
-    def __init__(self, calls: Sequence[FinishedCall], numbers: NDArray[np.float64]) -> None:
-        self._calls = calls
-        self._numbers = numbers
-        self._pooled: dict[str, NDArray[np.float64]] = {}
-
-    def pooled(self, signal: str) -> NDArray[np.float64]:
-        """Shape (calls, 4); a row of NaN counts where the signal was not seen."""
-        if signal not in self._pooled:
-            self._pooled[signal] = np.asarray([self._one(call, signal) for call in self._calls])
-        return self._pooled[signal]
-
-    def _one(self, call: FinishedCall, signal: str) -> tuple[float, float, float, float]:
-        parts = call.moments.get(signal)
-        if not parts:
-            return (-1.0, 0.0, 0.0, 0.0)
-        numbers = self._numbers
-        return pool_moments([(count, numbers[at], numbers[at + 1], numbers[at + 2]) for at, count, _ in parts])
-
-
-def _of_moments(metric: Metric, moments: _Moments) -> Found:
-    tables = [moments.pooled(request.signal) for request in metric.requests]
-    # An empty tensor has no norm and no mean.
-    which = np.flatnonzero(np.all([table[:, 0] > 0 for table in tables], axis=0))
-    arguments = [Moments(*(table[which, part] for part in range(4))) for table in tables]
-    return which, np.asarray(metric.function(*arguments), dtype=np.float64)
-
-
-def _of_tensors(metric: Metric, calls: Sequence[FinishedCall], numbers: NDArray[np.float64]) -> Found:
-    which, found = [], []
-    for row, call in enumerate(calls):
-        parts = [
-            (weight, numbers[at] / numbers[at + 1] if ratio else numbers[at])
-            for at, weight, ratio in call.values.get(metric.name, ())
-            if not ratio or numbers[at + 1] != 0
-        ]
-        if parts:
-            which.append(row)
-            weights = np.asarray([weight for weight, _ in parts], dtype=np.float64)
-            values = np.asarray([value for _, value in parts])
-            found.append(_combine(metric.spec.combine, values, weights))
-    return which, found
-
-
-def _combine(how: str, values: NDArray[np.float64], weights: NDArray[np.float64]) -> float:
-    if len(values) == 1:
-        return float(values[0])
-    if how == "rss":
-        return float(np.sqrt(np.sum(values**2)))
-    if how == "max":
-        return float(np.max(values))
-    if not weights.any():
-        return float("nan")
-    if how == "rms":
-        return float(np.sqrt(np.average(values**2, weights=weights)))
-    return float(np.average(values, weights=weights))
-
-
-def _of_windows(metric: Metric, calls: Sequence[FinishedCall], dead: Mapping[Key, NDArray[np.bool_]]) -> Found:
-    which = [row for row, call in enumerate(calls) if call.key in dead]
-    return which, [float(metric.function(dead[calls[row].key])) for row in which]
-
-
-def push_windows(
-    calls: Sequence[FinishedCall], numbers: NDArray[np.float64], windows: dict[Key, UnitWindow]
-) -> dict[Key, NDArray[np.float64]]:
-    """Add the step to the windows of its calls; return the share of flat samples by unit."""
-    shares: dict[Key, NDArray[np.float64]] = {}
-    for call in calls:
-        taken = call.flat_units.get("slope", [])
-        parts = [part for part in taken if part[2] == taken[0][2]]
-        if not parts:
+def units_by_row(targets: Targets) -> dict[int, Units]:
+    """Gather the shares of zero slopes by row of the table, micro-batches combined."""
+    found: dict[int, Units] = {}
+    for (pile, _), notes in targets.items():
+        if not pile.shares or not pile.reducer.samples:
             continue
-        samples = sum(count for _, count, _ in parts)
-        total = sum(count * numbers[at : at + units] for at, count, units in parts)
-        shares[call.key] = np.asarray(total, dtype=np.float64) / max(samples, 1)
-        windows.setdefault(call.key, UnitWindow()).push(samples, shares[call.key] == 1.0)
-    return shares
+        shares = np.concatenate(pile.shares)
+        for place, row in zip(*notes, strict=True):
+            one = Units(pile.reducer.samples, shares[place], pile.reducer.step)
+            if place not in pile.lost:
+                found[row] = _pooled(found[row], one) if row in found else one
+    return found
 
 
-def unit_rows(
-    step: int,
-    call: FinishedCall,
-    call_id: int,
-    share: NDArray[np.float64],
-    window: UnitWindow,
-) -> list[dict[str, Any]]:
+def _pooled(first: Units, second: Units) -> Units:
+    if first.share.shape != second.share.shape:
+        return first
+    samples = first.samples + second.samples
+    return Units(samples, (first.samples * first.share + second.samples * second.share) / samples, first.step)
+
+
+def histograms_by_row(targets: Targets) -> dict[tuple[int, str], tuple[Array, int, int]]:
+    """Gather counts, sampled entries and entries by row of the table and signal, micro-batches added up."""
+    found: dict[tuple[int, str], tuple[Array, int, int]] = {}
+    for (pile, target), notes in targets.items():
+        if target not in pile.bins:
+            continue
+        bins = np.concatenate(pile.bins[target])
+        for place, row in zip(*notes, strict=True):
+            if place not in pile.lost:
+                counts, sampled, entries = found.get((row, target), (np.zeros(bins.shape[1]), 0, 0))
+                of_one = pile.reducer
+                found[row, target] = counts + bins[place], sampled + of_one.sampled, entries + of_one.entries
+    return found
+
+
+def unit_rows(step: int, call_id: int, units: Units, window: UnitWindow) -> Iterable[dict[str, Any]]:
     """Rows of ``units/`` for one call; ``dead`` is null below 64 samples."""
     dead = window.dead
-    return [
-        {
+    for place, share in enumerate(units.share):
+        yield {
             "step": step,
             "id": call_id,
-            "unit": place * call.unit_step,
+            "unit": place * units.step,
             "samples": window.samples,
-            "flat_fraction": float(share[place]),
+            "flat_fraction": float(share),
             "dead": None if dead is None else bool(dead[place]),
         }
-        for place in range(len(share))
-    ]
-
-
-def histogram_rows(
-    step: int, calls: Sequence[FinishedCall], ids: Mapping[Key, int], numbers: NDArray[np.float64]
-) -> list[dict[str, Any]]:
-    """Rows of ``histograms/``."""
-    return [
-        histogram_row(step, ids[call.key], quantity, parts, numbers)
-        for call in calls
-        for quantity, parts in call.histograms.items()
-    ]

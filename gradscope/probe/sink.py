@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import warnings
-from functools import partial
+import weakref
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,17 +13,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gradscope.probe import reduce
+from gradscope.probe.backlog import Backlog, Step
 from gradscope.probe.coverage import Coverage, awaited, coverage_rows, survey
 from gradscope.probe.distributed import world_size
 from gradscope.probe.layers import Layer
 from gradscope.probe.loss_scale import keeps_scale
 from gradscope.probe.plan import Plan
 from gradscope.probe.recorder import Recorder
-from gradscope.probe.records import CallRecord, FinishedCall, Key
+from gradscope.probe.records import CallRecord, Reading
 from gradscope.probe.reduce import Tape
-from gradscope.probe.rows import UnitWindow, build_rows, histogram_rows, push_windows, unit_rows
 from gradscope.probe.scale_notes import Resolve
-from gradscope.probe.scaling import taken_off, unscaled
+from gradscope.probe.scaling import taken_off
 from gradscope.probe.sharded import ShardedLayers
 from gradscope.probe.table import LayerTable
 from gradscope.probe.tiers import Scope
@@ -44,16 +45,20 @@ class Sink:
         self._plan = plan
         self._layers = layers
         self._sharded = ShardedLayers(layers, plan.metrics)
-        self._windows: dict[Key, UnitWindow] = {}
+        self.backlog = Backlog(writer, plan, _weakly(self.fault), _weakly(self._look_for_scale))
+        self.tally = self.backlog.tally
         self._coverage: dict[str, Coverage] = {}
         self._faults: dict[str, str] = {}
+        self._seen: list[object] = []
         self._remarked: set[str] = set()
-        self._specs = [metric.spec for metric in plan.metrics]
+        names = [metric.name for metric in plan.metrics]
+        both = ("weight_grad_norm_raw", "weight_grad_norm")
+        self._norms = tuple(map(names.index, both)) if set(both) <= set(names) else None
         self._pending: list[tuple[int, str, Tensor]] = []
         self._recorded = 0
 
     def write(self, recorder: Recorder, *, skipped: bool = False, scales: Resolve | None = None) -> None:
-        """Write a step; its one transfer from the device happens here.
+        """Take in a step; its one transfer from the device happens here, its rows are made with those of others.
 
         Args:
             recorder: The step.
@@ -62,62 +67,76 @@ class Sink:
         """
         recorder.open = False
         records = list(recorder.records.values())
+        readings = [recorder.readings(record) for record in records]
+        if not self.tally.is_on_host:
+            self.tally.settle(recorder.tape)
         numbers = self.fetch_scalars(recorder.tape)
+        self.tally.fetch(numbers)
         if self.table.update(records):
             self.writer.describe(self.table.specs)
         if records:
-            self._write_rows(recorder.step, recorder.finished_calls(), numbers, skipped, scales)
+            self._take_in(recorder.step, records, readings, numbers, skipped, scales)
         self._write_coverage(recorder, records)
         self._recorded += 1
         self.writer.tick()
 
-    def _write_rows(
+    def _take_in(
         self,
         step: int,
-        calls: list[FinishedCall],
+        records: list[CallRecord],
+        readings: list[list[Reading]],
         numbers: NDArray[np.float64],
         skipped: bool,
         scales: Resolve | None,
     ) -> None:
-        ids = self.table.ids
-        shares = push_windows(calls, numbers, self._windows)
-        windows = {key: self._windows[key] for key in shares}
-        dead = {key: window.dead for key, window in windows.items() if window.dead is not None}
-        rows = build_rows(calls, self._plan.metrics, numbers, dead, partial(self.fault, step))
-        call_ids = np.asarray([ids[call.key] for call in calls], dtype=np.int32)
-        values, present, flags = rows.values, rows.present, np.full(len(calls), skipped)
-        if scales is not None:
-            by_call = scales(numbers)
-            of_calls = [by_call[call.key] for call in calls]
-            values, present = unscaled(self._specs, of_calls, values, present)
-            flags |= np.asarray([one.skipped for one in of_calls], dtype=np.bool_)
-        else:
-            self._look_for_scale(step, np.where(present, values, np.nan))
-        self.writer.append("shards", self._sharded.take(step, [call.key for call in calls], call_ids, values, present))
-        self.writer.rows(step, call_ids, values, present, skipped=flags)
-        if self._plan.histograms:
-            histograms = self._sharded.without_histograms(histogram_rows(step, calls, ids, numbers), ids)
-            self.writer.append("histograms", histograms)
-        if is_milestone(self._recorded):
-            for call in calls:
-                if call.key in shares:
-                    found = unit_rows(step, call, ids[call.key], shares[call.key], windows[call.key])
-                    self.writer.append("units", found)
+        by_call = scales(numbers) if scales is not None else None
+        values: dict[tuple[int, int], float] = {}
+        for row, found in enumerate(readings):
+            self.backlog.note(found)
+            if self._plan.tensor_metrics:
+                taken = [value for reading in found for value in reading.values]
+                values.update(self.backlog.values(taken, numbers, row))
+        keys = tuple(record.key for record in records)
+        self.backlog.add(
+            Step(
+                step=step,
+                keys=keys,
+                ids=np.asarray([self.table.ids[key] for key in keys], dtype=np.int32),
+                scales=None if by_call is None else [by_call[key] for key in keys],
+                skipped=skipped,
+                values=values,
+                is_milestone=is_milestone(self._recorded),
+            ),
+            self._sharded,
+        )
 
-    def _look_for_scale(self, step: int, values: NDArray[np.float64]) -> None:
+    def settle(self) -> None:
+        """Make the rows of all steps taken in, and fetch the scalars that wait on a device."""
+        self.backlog.settle()
+        self.fetch_scalars()
+
+    def _look_for_scale(
+        self, steps: NDArray[np.int64], values: NDArray[np.float64], present: NDArray[np.bool_]
+    ) -> None:
         """A loss scale that nobody told of shows where it is taken off: in all weight gradients at once."""
-        names = [spec.name for spec in self._specs]
-        if "scaled" in self._remarked or not {"weight_grad_norm", "weight_grad_norm_raw"} <= set(names):
+        if "scaled" in self._remarked or self._norms is None:
             return
-        raw, applied = (values[:, names.index(name)] for name in ("weight_grad_norm_raw", "weight_grad_norm"))
-        factor = taken_off(raw, applied)
-        # Averaging over ranks of which all but one have no gradient divides by their number.
-        if factor is not None and factor > world_size():
-            self.remark(
-                step, "scaled", keeps_scale(f"every weight gradient was divided by {factor:.0f} before its step")
-            )
+        raw, applied = (np.where(present[:, column], values[:, column], np.nan) for column in self._norms)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            suspects = np.unique(steps[raw > 1.4 * applied])
+        for step in suspects.tolist():
+            factor = taken_off(raw[steps == step], applied[steps == step])
+            # Ranks divide a gradient by their number.
+            if factor is not None and factor > world_size():
+                text = f"every weight gradient was divided by {factor:.0f} before its step"
+                self.remark(step, "scaled", keeps_scale(text))
+                return
 
     def _write_coverage(self, recorder: Recorder, records: list[CallRecord]) -> None:
+        seen = self._glance(recorder, records)
+        if seen == self._seen:
+            return
+        self._seen = seen
         read = recorder.parameters.keys()
         found = survey(self._layers, records, recorder.uncounted, self._faults, self.scope, read, self.compiled)
         found = [self._sharded.noted(one) for one in found]
@@ -125,6 +144,15 @@ class Sink:
         if changed:
             self.writer.append("coverage", coverage_rows(recorder.step, changed))
         self._coverage = {one.layer: one for one in found}
+
+    def _glance(self, recorder: Recorder, records: list[CallRecord]) -> list[object]:
+        """All that coverage depends on, as far as it changes between steps."""
+        calls = [
+            (one.key, one.activation, one.contributes, [(batch.expects, batch.fired) for batch in one.batches])
+            for one in records
+        ]
+        trains = [_trains(layer) for layer in self._layers]
+        return [calls, trains, len(self._faults), dict(recorder.uncounted), len(recorder.parameters), self.compiled]
 
     def scalars(self, step: int, values: dict[str, Any]) -> None:
         """Note scalars; those on a device wait there for the next transfer."""
@@ -174,6 +202,23 @@ class Sink:
                 # A session that turns warnings into errors still trains.
                 warnings.simplefilter("default")
                 warnings.warn(f"layer {layer}: {text}; the training is not affected", stacklevel=2)
+
+
+def _weakly(method: Callable[..., None]) -> Callable[..., None]:
+    """What outlives the sink must not keep it, and the model, alive."""
+    found = weakref.WeakMethod(method)
+
+    def call(*args: Any) -> None:
+        alive = found()
+        if alive is not None:
+            alive(*args)
+
+    return call
+
+
+def _trains(layer: Layer) -> list[tuple[bool, bool]]:
+    parameters = [one for one in layer.module._parameters.values() if one is not None]
+    return [(one.requires_grad, one.grad is None) for one in parameters]
 
 
 def is_milestone(recorded: int) -> bool:

@@ -9,7 +9,12 @@ from gradscope.spec import LayerSpec
 
 
 class LayerTable:
-    """Knows every layer call seen so far and numbers it."""
+    """Knows every layer call seen so far and numbers it.
+
+    Attributes:
+        ids: Number of every call.
+        known: Calls whose parents are known, with the names of their activation functions.
+    """
 
     def __init__(self, known: Iterable[LayerSpec] = ()) -> None:
         specs = sorted(known, key=lambda spec: spec.depth)
@@ -17,9 +22,12 @@ class LayerTable:
         self.ids: dict[Key, int] = {(spec.layer, spec.call): spec.id for spec in specs}
         self._specs: dict[Key, LayerSpec] = {(spec.layer, spec.call): spec for spec in specs}
         self._unseen: set[Key] = set()
+        self.known = self._find_known()
 
     def update(self, records: Sequence[CallRecord]) -> bool:
         """Take in the calls of a step, in order of execution; tell whether the table changed."""
+        if all(self._adds_nothing(record) for record in records):
+            return False
         before = self.specs
         previous: Key | None = None
         for record in records:
@@ -31,6 +39,7 @@ class LayerTable:
             previous = record.key
         for record in records:
             self._specs[record.key] = self._describe(record)
+        self.known = self._find_known()
         return self.specs != before
 
     def _await(self, record: CallRecord) -> None:
@@ -42,9 +51,12 @@ class LayerTable:
             self._order.remove(record.key)
             del self._specs[record.key]
 
-    @property
-    def known(self) -> dict[Key, str]:
-        """Calls whose parents are known, with the names of their activation functions."""
+    def _adds_nothing(self, record: CallRecord) -> bool:
+        spec = self._specs.get(record.key)
+        is_settled = spec is not None and spec.activation != "?" and not record.parents
+        return is_settled and not (record.batches and record.key in self._unseen)
+
+    def _find_known(self) -> dict[Key, str]:
         return {key: spec.activation for key, spec in self._specs.items() if spec.parents}
 
     def _describe(self, record: CallRecord) -> LayerSpec:

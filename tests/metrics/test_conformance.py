@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from gradscope.metrics import Metric, Ratio, registered
-from gradscope.probe.reduce import host_moments, sample, units
-from gradscope.signals import Moments, Request
+from gradscope.probe.reduce import sample, units
+from gradscope.signals import FLAT, FP16_SMALLEST, Moments, Request, Squares
 from gradscope.spec import MetricSpec
 
 METRICS = registered()
@@ -32,11 +33,27 @@ def signal(request: Request, seed: int, scale: float = 1.0) -> Any:
     tensor = torch.randn(16, 12, generator=generator, dtype=torch.float64) * scale
     if request.signal == "slope":
         tensor = tensor.abs().clamp(max=1.0)
-    if request.form == "moments":
-        return Moments(*(np.asarray([one]) for one in (tensor.numel(), *host_moments(tensor.reshape(-1)))))
+    if request.signal == "input_overlap":
+        return np.asarray([float(tensor.square().sum()) / 2])
+    if request.is_statistic:
+        return statistic(request, tensor.numpy())
     if request.form == "sample":
         return sample(tensor.reshape(-1), 12)
     return units(tensor, -1) if request.form == "units" else tensor
+
+
+def statistic(request: Request, entries: NDArray[np.float64]) -> Any:
+    """A statistic of one call, by the plainest formula."""
+    if request.form == "moments":
+        deviations = ((entries - entries.mean()) ** 2).sum()
+        return Moments(*(np.asarray([one]) for one in (entries.size, entries.sum(), (entries**2).sum(), deviations)))
+    if request.form == "squares":
+        return Squares(np.asarray([float(entries.size)]), np.asarray([(entries**2).sum()]))
+    if request.form == "spread":
+        return np.asarray([np.std(entries, axis=0, ddof=1).mean()])
+    size = np.abs(entries)
+    is_small = size < FLAT if request.signal == "slope" else (size > 0) & (size <= FP16_SMALLEST / 2)
+    return np.asarray([{"zeros": entries == 0, "small": is_small, "power": entries**2}[request.form].mean()])
 
 
 def arguments(metric: Metric, seed: int = 0, scale: float = 1.0) -> list[Any]:
@@ -46,7 +63,7 @@ def arguments(metric: Metric, seed: int = 0, scale: float = 1.0) -> list[Any]:
 def value(metric: Metric, given: list[Any]) -> float:
     result = metric.function(*given)
     if isinstance(result, Ratio):
-        return float(result.numerator) / float(result.denominator)
+        return float(np.asarray(result.numerator).item()) / float(np.asarray(result.denominator).item())
     assert np.asarray(result).size == 1
     return float(np.asarray(result).reshape(-1)[0])
 
@@ -95,7 +112,7 @@ NO_DEGREE = (
 
 @every_metric
 def test_it_does_not_depend_on_the_order_of_samples(metric: Metric) -> None:
-    if any(request.form in ("sample", "moments") for request in metric.requests):
+    if any(request.is_statistic or request.form == "sample" for request in metric.requests):
         return  # handed over without an order
     given = arguments(metric)
     order = torch.randperm(16, generator=torch.Generator().manual_seed(1))
@@ -110,7 +127,7 @@ def test_it_is_documented(metric: Metric) -> None:
     assert spec.formula
     assert spec.doc == (inspect.getdoc(metric.function) or "").splitlines()[0]
     assert spec.doc.endswith((".", ")", ";")) or spec.doc[-1].isalpha()
-    if any(request.form in ("sample", "units") for request in metric.requests):
+    if any(request.form in ("sample", "units", "zeros", "small", "power", "spread") for request in metric.requests):
         assert "sample" in spec.parameters
 
 

@@ -48,6 +48,7 @@ def test_a_new_metric_reaches_the_run_by_itself(tmp_path: Path) -> None:
 SCOPE = {"Tensor": Tensor, "Moments": Moments, "np": np, "torch": torch}
 BODIES = {
     "slope_max": "return x",
+    "input_overlap": "return x",
     "dead_units": "return x.mean()",
 }
 
@@ -91,7 +92,7 @@ def test_tensors_of_two_phases_are_refused() -> None:
     exec("def both(output, output_grad):\n    return (output * output_grad).sum()", made)
     text = (
         "metric 'both' asks for tensors of several phases: output (forward), output_grad (backward); "
-        "take tensors of one phase, or moments only"
+        "take tensors of one phase, or statistics only"
     )
     with pytest.raises(InvalidValueError, match=f"^{re.escape(text)}$"):
         gs.metric(label="x")(made["both"])

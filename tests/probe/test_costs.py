@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import gradscope as gs
+from gradscope.probe.piles import SMALL
 
 LEAN = ["output_grad_norm", "weight_grad_norm"]
 SELECTIONS: dict[str, Any] = {
@@ -141,7 +142,9 @@ class Alive:
         return hook
 
     def _note(self, what: str, tensor: Tensor) -> None:
-        self._seen.append((what, weakref.ref(tensor.untyped_storage())))
+        # A small one may wait for others until the step ends.
+        if tensor.numel() > SMALL:
+            self._seen.append((what, weakref.ref(tensor.untyped_storage())))
 
     def look(self) -> None:
         self.found.append([what for what, storage in self._seen if storage() is not None])

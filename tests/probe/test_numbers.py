@@ -13,9 +13,22 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import gradscope as gs
+from gradscope.probe.functions import Phi, from_result
 from gradscope.probe.histograms import BINS, LOWEST, bin_counts
-from gradscope.probe.reduce import Tape, device_moments, flat, host_moments, odd_stride, unit_step, units
+from gradscope.probe.layouts import Layout, Reducer, real
+from gradscope.probe.reduce import Tape, flat, units
+from gradscope.probe.statistics import odd_stride, overlap, unit_step
 from gradscope.signals import Moments, pool_moments
+
+
+def host_moments(vector: torch.Tensor) -> tuple[float, float, float]:
+    """Sum, sum of squares and squared deviations of a tensor, by both ways that the host has."""
+    reducer = Reducer(Layout((("output", ("moments",)),), -1), vector)
+    with np.errstate(all="ignore"):
+        _, *found = reducer.host_table(real(vector)[None])[0].tolist()
+        if vector.numel():
+            assert reducer.host_row(real(vector))[1:] == pytest.approx(found, rel=1e-6, nan_ok=True)
+    return found[0], found[1], found[2]
 
 
 @settings(max_examples=200, deadline=None)
@@ -97,14 +110,79 @@ def test_units_are_whole_and_keep_their_samples() -> None:
     torch.testing.assert_close(units(tokens, -1), tokens.transpose(1, 2))
 
 
-def test_the_device_path_agrees_with_the_host_path() -> None:
+SIGNALS_OF = {"output": ("moments", "squares", "zeros", "small", "power", "spread")}
+SIGNALS_OF_PHI = {"activation": ("moments", "zeros"), "slope": ("squares", "zeros", "small", "power")}
+
+
+def reducer_of(tensor: torch.Tensor, phi: Phi | None) -> Reducer:
+    wanted = SIGNALS_OF if phi is None else SIGNALS_OF_PHI
+    return Reducer(Layout(tuple(wanted.items()), -1, phi), tensor)
+
+
+def slow_statistics(tensor: torch.Tensor, phi: Phi | None) -> list[float]:
+    """The numbers of a reducer, one entry after the other."""
+    numbers: list[float] = []
+    for signal, wanted in (SIGNALS_OF if phi is None else SIGNALS_OF_PHI).items():
+        made = tensor if phi is None else (phi.slope(tensor) if signal == "slope" else phi.value(tensor))
+        entries = [float(one) for one in made.flatten()]
+        sample = entries[:: odd_stride(len(entries), tensor.shape[-1])]
+        limit = float(np.float32(0.01 * phi.slope_max)) if phi else 0.0
+        small = [abs(x) < limit if signal == "slope" and phi else 0 < abs(x) <= 2**-25 for x in sample]
+        mean = math.fsum(entries) / len(entries)
+        by_name = {
+            "squares": [len(entries), math.fsum(x * x for x in entries)],
+            "zeros": [len(sample), sum(x == 0 for x in sample)],
+            "small": [len(sample), sum(small)],
+            "power": [len(sample), math.fsum(x * x for x in sample)],
+        }
+        deviations = math.fsum((x - mean) ** 2 for x in entries)
+        by_name["moments"] = [len(entries), math.fsum(entries), by_name["squares"][1], deviations]
+        step = unit_step(tensor.shape[-1], tensor.numel() // tensor.shape[-1])
+        columns = (
+            made.reshape(len(tensor), -1, tensor.shape[-1])[:, :, ::step].reshape(len(tensor), -1).double().numpy()
+        )
+        by_name["spread"] = [columns.size, columns.size * float(np.std(columns, axis=0, ddof=1).mean())]
+        for one in wanted:
+            numbers += by_name[one]
+    return numbers
+
+
+PHIS = {name: from_result(name, torch.zeros(1)) for name in ("relu", "tanh", "sigmoid", "leaky_relu", "selu")}
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (64, 12), (3, 4, 20), (2, 1021 * 9), (130, 300)], ids=str)
+@pytest.mark.parametrize("name", ["none", *PHIS])
+@pytest.mark.parametrize("scale", [1.0, 1e-8, 1e-25])
+def test_all_ways_to_reduce_agree_with_a_slow_computation(shape: tuple[int, ...], name: str, scale: float) -> None:
+    phi = PHIS.get(name)
+    tensors = torch.randn(3, *shape, generator=torch.Generator().manual_seed(len(shape))) * scale
+    tensors[:, 0, ..., 0] = 0.0
+    if phi is not None:
+        tensors = getattr(torch.nn.functional, name)(tensors)
+    reducer = reducer_of(tensors[0], phi)
+    slow = np.asarray([slow_statistics(one, phi) for one in tensors])
+    tolerance = {"rtol": 2e-6, "atol": 2e-6 * np.abs(tensors.numpy()).max() * tensors[0].numel() ** 0.5}
+    np.testing.assert_allclose(reducer.host_table(tensors), slow, **tolerance)
+    np.testing.assert_allclose(np.asarray([reducer.host_row(one) for one in tensors]), slow, **tolerance)
+    np.testing.assert_allclose(reducer.device_table(tensors).numpy(), slow, **tolerance)
+
+
+@pytest.mark.parametrize("size", [1, 500, 4096, 1021 * 9])
+@pytest.mark.parametrize("scale", [1.0, 1e-20, 1e20])
+def test_the_scalar_product_of_two_gradients(size: int, scale: float) -> None:
+    first, second = torch.rand(2, size, generator=torch.Generator().manual_seed(size)) + 0.5
+    expected = float((first.double() * scale) @ (second.double() * scale))
+    with np.errstate(over="ignore"):
+        assert overlap((first * scale).numpy(), (second * scale).numpy()) == pytest.approx(expected, rel=1e-6)
+
+
+def test_numbers_of_a_device_come_in_one_transfer_in_float64() -> None:
     tensor = torch.randn(1000) * 1e-25
-    on_host = host_moments(tensor)
-    on_device = [float(one) for one in device_moments(tensor)]
-    assert on_device == pytest.approx(on_host, rel=1e-6)
+    table = reducer_of(tensor[None], None).device_table(tensor[None, None])
     tape = Tape()
-    place = tape.put(*device_moments(tensor))
-    assert list(tape.read()[place : place + 3]) == pytest.approx(on_host, rel=1e-6)
+    place = tape.put(table)
+    assert list(tape.read()[place : place + 4]) == table[0, :4].tolist()
+    assert host_moments(tensor) == pytest.approx(table[0, 1:4].tolist(), rel=1e-6)
 
 
 @given(st.lists(st.lists(st.floats(-1e3, 1e3), min_size=0, max_size=9), min_size=1, max_size=5))
@@ -120,7 +198,7 @@ def test_pooled_moments_are_those_of_all_entries(parts: list[list[float]]) -> No
 @given(st.lists(st.floats(width=32), max_size=50))
 def test_histograms_count_by_sign_and_exponent(values: list[float]) -> None:
     tensor = torch.tensor(values, dtype=torch.float32)
-    counts = bin_counts(tensor).long().tolist()
+    counts = bin_counts(tensor[None])[0].long().tolist()
     expected = [0] * (2 * BINS + 2)
     for value in values:
         if not math.isfinite(value):

@@ -1,0 +1,245 @@
+"""Tensors of one kind and shape, reduced together: small ones wait for each other, a large one is reduced at once.
+
+A call into torch or numpy costs about a microsecond whatever the tensor's size. A deep and narrow network makes
+hundreds of small tensors a step, so their statistics are taken of all of them in one call; a tensor that fills a cache
+is reduced in its hook, while it is still there, and never kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gradscope.probe import on_device, reduce, statistics
+from gradscope.probe.functions import Phi
+from gradscope.probe.layouts import Layout, Reducer, flat_rows, real
+from gradscope.probe.reduce import Tape
+
+SMALL = 16_384
+PHI = "phi"
+MOST_PILES, MOST_WAITING = 4096, 256
+Array = NDArray[np.float64]
+
+
+class Pile:
+    """Tensors of one layout, type and shape.
+
+    Attributes:
+        layout: What is taken of them.
+        reducer: How it is taken.
+        on_host: Whether they lie on the host.
+        size: Tensors added since the last clearing.
+        lost: Which of them were changed in place before they could be read.
+        tables: Their statistics, shape (k, numbers), in order.
+        bins: Their histograms by signal.
+        shares: Share of zero slopes by unit.
+    """
+
+    def __init__(self, layout: Layout, tensor: Tensor) -> None:
+        self.layout = layout
+        self.reducer = Reducer(layout, tensor)
+        self.on_host = reduce.on_host(tensor)
+        self._waits = tensor.numel() <= SMALL
+        self._tensors: list[Tensor] = []
+        self._versions: list[int] = []
+        self._blocks: list[Tensor] = []
+        self._rows: list[list[float]] = []
+        self._fetching: list[Callable[[Array], None]] = []
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._tensors.clear()
+        self._versions.clear()
+        self._blocks.clear()
+        self._rows.clear()
+        self.size = 0
+        self.lost: set[int] = set()
+        self.tables: list[Array] = []
+        self.bins: dict[str, list[Array]] = {}
+        self.shares: list[Array] = []
+
+    def add(self, tensor: Tensor, tape: Tape) -> int:
+        """Add a tensor and return its place."""
+        place = self.size
+        self.size = place + 1
+        if self._waits and tensor.layout is torch.strided:
+            # Not the graph behind it.
+            self._tensors.append(tensor.detach() if tensor.requires_grad else tensor)
+            self._versions.append(tensor._version)
+            if len(self._tensors) >= MOST_WAITING:
+                with torch.no_grad():
+                    self.settle(tape)
+        elif self.on_host and self.reducer.entries:
+            self._reduce_one(real(tensor))
+        else:
+            self._reduce(real(tensor)[None], tape)
+        return place
+
+    def add_overlap(self, first: Tensor, second: Tensor, tape: Tape) -> int:
+        """Add the scalar product of two tensors of one shape and return its place.
+
+        Raises:
+            ValueError: The shapes differ.
+        """
+        if first.shape != second.shape:
+            raise ValueError(f"shapes differ: {tuple(first.shape)} and {tuple(second.shape)}")
+        left, right = (flat_rows(real(one)[None])[0] for one in (first, second))
+        if self.on_host:
+            with np.errstate(all="ignore"):
+                self._rows.append([1.0, statistics.overlap(left.numpy(), right.numpy())])
+        else:
+            product = on_device.overlap(left, right)
+            self._fetch(self.tables, torch.stack([torch.ones_like(product), product])[None], tape)
+        self.size += 1
+        return self.size - 1
+
+    def gather(self) -> int:
+        """Copy what waits, so that no tensor is held beyond the step; return the bytes of all copies."""
+        if self._tensors:
+            if [tensor._version for tensor in self._tensors] != self._versions:
+                first = self.size - len(self._tensors)
+                pairs = zip(self._tensors, self._versions, strict=True)
+                self.lost |= {first + at for at, (tensor, version) in enumerate(pairs) if tensor._version != version}
+            self._blocks.append(real(torch.stack(self._tensors)))
+            self._tensors.clear()
+            self._versions.clear()
+        return sum([block.nbytes for block in self._blocks])
+
+    def close_rows(self) -> None:
+        """Bring the statistics of single tensors into a table."""
+        if self._rows:
+            self.tables.append(np.asarray(self._rows))
+            self._rows.clear()
+
+    def settle(self, tape: Tape) -> None:
+        """Reduce everything that waits; numbers on a device go on the tape."""
+        self.gather()
+        self.close_rows()
+        if self._blocks:
+            blocks, self._blocks = self._blocks, []
+            self._reduce(torch.cat(blocks) if len(blocks) > 1 else blocks[0], tape)
+
+    def fetch(self, numbers: Array) -> None:
+        """Take what lay on a device from the numbers of the tape."""
+        for take in self._fetching:
+            take(numbers)
+        self._fetching.clear()
+
+    def _reduce_one(self, tensor: Tensor) -> None:
+        reducer = self.reducer
+        with np.errstate(all="ignore"):
+            if reducer.columns:
+                self._rows.append(reducer.host_row(tensor))
+            for signal in reducer.histograms:
+                self.bins.setdefault(signal, []).append(_array(reducer.bins(tensor[None], signal)))
+            if reducer.wants_dead:
+                self.shares.append(_array(reducer.shares(tensor[None])))
+
+    def _reduce(self, stacked: Tensor, tape: Tape) -> None:
+        reducer = self.reducer
+        if self.on_host:
+            with np.errstate(all="ignore"):
+                if reducer.columns:
+                    self.close_rows()
+                    self.tables.append(reducer.host_table(stacked))
+                for signal in reducer.histograms:
+                    self.bins.setdefault(signal, []).append(_array(reducer.bins(stacked, signal)))
+                if reducer.wants_dead:
+                    self.shares.append(_array(reducer.shares(stacked)))
+            return
+        if reducer.columns:
+            self._fetch(self.tables, reducer.device_table(stacked), tape)
+        for signal in reducer.histograms:
+            self._fetch(self.bins.setdefault(signal, []), reducer.bins(stacked, signal), tape)
+        if reducer.wants_dead:
+            self._fetch(self.shares, reducer.shares(stacked), tape)
+
+    def _fetch(self, where: list[Array], found: Tensor, tape: Tape) -> None:
+        place, shape, count = tape.put(found), tuple(found.shape), found.numel()
+        self._fetching.append(lambda numbers: where.append(numbers[place : place + count].reshape(shape)))
+
+
+class Tally:
+    """All statistics of recorded steps: adds tensors to piles, which are settled together."""
+
+    def __init__(self, wanted: Mapping[str, tuple[str, ...]]) -> None:
+        self._wanted = wanted
+        self._piles: dict[Hashable, Pile] = {}
+        self.memos: dict[Any, Any] = {}
+
+    def clear(self) -> None:
+        """Forget everything."""
+        for pile in self._piles.values():
+            pile.clear()
+        if len(self._piles) > MOST_PILES:
+            self._piles.clear()  # of sequences, every length has its own
+
+    def add(self, signals: Sequence[str], tensor: Tensor, unit_dim: int, tape: Tape) -> tuple[Pile, int]:
+        """Add a tensor that stands for several signals, of which the statistics wanted of any of them are taken."""
+        key = (signals, tensor.shape, tensor.dtype, unit_dim, tensor.is_cpu or tensor.device)
+        pile = self._piles.get(key)
+        if pile is None:
+            wanted = dict.fromkeys(one for signal in signals for one in self._wanted.get(signal, ()))
+            if wanted.pop("overlap", self) is not self:
+                wanted.setdefault("squares")
+            pile = self._open(key, Layout(((signals[0], tuple(wanted)),), unit_dim), tensor)
+        return pile, pile.add(tensor, tape)
+
+    def add_phi(self, phi: Phi, unit_dim: int, tape: Tape) -> tuple[Pile, int]:
+        """Add the call of an activation function."""
+        tensor = phi.saved
+        key = (phi.key, tensor.shape, tensor.dtype, unit_dim, tensor.is_cpu or tensor.device)
+        pile = self._piles.get(key)
+        if pile is None:
+            wanted = tuple((one, self._wanted[one]) for one in ("activation", "slope") if one in self._wanted)
+            pile = self._open(key, Layout(wanted, unit_dim, phi.forget()), tensor)
+        return pile, pile.add(tensor, tape)
+
+    def add_overlap(self, first: Tensor, second: Tensor, tape: Tape) -> tuple[Pile, int]:
+        """Add the scalar product of two tensors of one shape."""
+        key = ("overlap", first.is_cpu or first.device)
+        pile = self._piles.get(key)
+        if pile is None:
+            pile = self._open(key, Layout((("input_overlap", ("overlap",)),), -1), first.new_empty(1))
+        return pile, pile.add_overlap(first, second, tape)
+
+    def _open(self, key: Hashable, layout: Layout, tensor: Tensor) -> Pile:
+        pile = self._piles[key] = Pile(layout, tensor)
+        return pile
+
+    @property
+    def is_on_host(self) -> bool:
+        """Whether every number can be read without a synchronisation."""
+        return all(pile.on_host for pile in self._piles.values())
+
+    def gather(self) -> int:
+        """Copy what waits; return the bytes of all copies."""
+        with torch.no_grad():
+            return sum([pile.gather() for pile in self._piles.values()])
+
+    def settle(self, tape: Tape) -> None:
+        """Reduce everything; what lies on a device is fetched once the tape has been read."""
+        with torch.no_grad():
+            for pile in self._piles.values():
+                pile.settle(tape)
+
+    def fetch(self, numbers: Array) -> None:
+        """Take what lay on a device from the numbers of the tape."""
+        for pile in self._piles.values():
+            pile.fetch(numbers)
+
+
+def _array(numbers: Tensor) -> Array:
+    # Not the tensor's memory: it would keep the tensor.
+    return np.array(numbers.numpy(), dtype=np.float64)
+
+
+def copy_if_small(tensor: Tensor) -> Tensor:
+    """A copy of a tensor that will wait in a pile, where the model may change it in the meantime."""
+    return tensor.detach().clone() if tensor.numel() <= SMALL else tensor
