@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradscope.probe.capture import Value
-from gradscope.probe.distributed import may_be_sharded
 from gradscope.probe.histograms import histogram_row
 from gradscope.probe.piles import Tally
 from gradscope.probe.plan import Plan
@@ -35,8 +34,8 @@ from gradscope.probe.scaling import Scales, unscaled
 from gradscope.probe.sharded import ShardedLayers
 from gradscope.runs import Writer
 
-# What may wait: bytes of copied tensors, rows, and the time since the last rows were made.
-PATIENT_BYTES, PATIENT_ROWS, PATIENT_SECONDS = 4 << 20, 8192, 0.5
+# What may wait: rows, and the time since the last rows were made.
+PATIENT_ROWS, PATIENT_SECONDS = 8192, 0.5
 Fault = Callable[[int, str, str, Exception], None]
 Look = Callable[[NDArray[np.int64], Array, Mask], None]
 
@@ -124,12 +123,12 @@ class Backlog:
         """
         self._steps.append(step)
         late = time.monotonic() - self._settled > PATIENT_SECONDS
-        if may_be_sharded():
+        if sharded.exist:
             self.settle(sharded)
         elif late or self._rows > PATIENT_ROWS or not self.tally.is_on_host:
             self.settle()
-        elif self.tally.gather() > PATIENT_BYTES:
-            self.tally.settle(Tape())
+        else:
+            self.tally.gather(Tape())
 
     def settle(self, sharded: ShardedLayers | None = None) -> None:
         """Make the rows of everything taken in."""

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gradscope.probe.capture import Captured, FaultHandler, measure
-from gradscope.probe.distributed import LocalGradient, is_sharded, local, may_be_sharded, world_size
+from gradscope.probe.distributed import LocalGradient, is_sharded, local, world_size
 from gradscope.probe.hooks import on_accumulation
 from gradscope.probe.layers import Layer
-from gradscope.probe.piles import copy_if_small
+from gradscope.probe.piles import SAMPLED, WHOLE, copy_if_small
 from gradscope.probe.plan import Plan, Program
 from gradscope.probe.recorder import Recorder
 from gradscope.probe.records import Reading
@@ -37,17 +37,25 @@ class ParameterReader:
         self._recorder: Recorder | None = None
         self._handles: list[Any] = []
         self._armed: list[int] = []
+        self._roster: list[tuple[Layer, Parameter, Parameter]] = []
+        self._ids: list[tuple[int, int]] = []
+        self._part: Callable[[Tensor | None], Tensor | None] = _same
         self._raw_hooks: list[Callable[[Tensor], None]] = []
-        self._before: dict[Layer, tuple[Tensor | None, dict[str, Tensor]]] = {}
+        self._before: dict[Layer, Tensor] = {}
+        self._forms_before: dict[Layer, dict[str, Tensor]] = {}
         self._raw: dict[Layer, Reading] = {}
         self._owned: dict[int, frozenset[int]] = {}
         self._of_raw = plan.program("step", "weight_grad_raw")
         self._of_update = plan.program("step", "weight_update")
+        wanted = plan.statistics
+        self._keeps_all = not {"moments", "squares"}.isdisjoint(wanted.get("weight_update", ()))
+        self._splits = not self._keeps_all and not set(SAMPLED).isdisjoint(wanted.get("weight", ()))
         self._forms = plan.forms("weight_update", "weight") if self._of_update.metrics else set()
 
     def arm(self, recorder: Recorder) -> None:
         """Await the gradients of this step as back-propagation leaves them, and note which passes leave any."""
         self._before.clear()
+        self._forms_before.clear()
         self._owned.clear()
         self._raw.clear()
         if self._handles and world_size() == 1 and self._still_fits():
@@ -55,24 +63,34 @@ class ParameterReader:
             return
         self.disarm()
         self._recorder = recorder
-        for layer in self._layers:
-            if layer.weight is not None and _has_raw_gradient(layer.weight):
-                self._armed.append(id(layer.weight))
-                mine = LocalGradient(layer.weight) if self._of_raw and world_size() > 1 else None
+        for layer, weight, _ in self._all():
+            if weight is not None and _has_raw_gradient(weight):
+                self._armed.append(id(weight))
+                mine = LocalGradient(weight) if self._of_raw and world_size() > 1 else None
                 hook = self._raw_hook(layer, mine)
                 self._raw_hooks.append(hook)
-                self._handles.append(on_accumulation(layer.weight, hook))
+                self._handles.append(on_accumulation(weight, hook))
                 if mine is not None:
                     self._handles.append(mine)
 
     def _still_fits(self) -> bool:
-        return self._armed == [id(layer.weight) for layer in self._layers if _has_raw_gradient(layer.weight)]
+        return self._armed == [id(weight) for _, weight, _ in self._all() if _has_raw_gradient(weight)]
+
+    def _all(self) -> list[tuple[Layer, Parameter, Parameter]]:
+        """Layers with weight and bias; looked up anew where a module has another parameter than before."""
+        held = [layer.module._parameters for layer in self._layers]
+        ids = [(id(one.get("weight")), id(one.get("bias"))) for one in held]
+        if ids != self._ids:
+            self._roster = [(layer, layer.weight, layer.bias) for layer in self._layers]
+            sharded = any(is_sharded(one) for _, *both in self._roster for one in both)
+            self._ids, self._part = ids, local if sharded else _same
+        return self._roster
 
     def disarm(self) -> None:
         """Remove every hook on a parameter."""
         for handle in self._handles:
             handle.remove()
-        for kept in (self._handles, self._raw_hooks, self._armed, self._before, self._raw):
+        for kept in (self._handles, self._raw_hooks, self._armed, self._before, self._forms_before, self._raw):
             kept.clear()
         self._recorder = None
 
@@ -107,57 +125,87 @@ class ParameterReader:
             optimizer: Whose parameters; None for all.
             names: ``VALUES``, ``GRADIENTS`` or both.
         """
+        roster = self._parameters_of(optimizer)
+        remembers = optimizer is not None and "weight" in names and bool(self._of_update)
+        if remembers:
+            self._remember(recorder, roster)
         program = self._plan.program("step", *names)
-        part = local if may_be_sharded() else _same
-        for layer, weight, bias in self._parameters_of(optimizer):
+        key, part = f"{names[0]} {id(optimizer)}", self._part
+        for layer, weight, bias in roster:
             try:
                 tensors: Tensors = {"weight": part(weight), "bias": part(bias)}
                 if "weight_grad" in names:
                     tensors["weight_grad"] = None if weight is None else part(weight.grad)
                     tensors["bias_grad"] = None if bias is None else part(bias.grad)
                 found = recorder.parameters.setdefault(layer.name, {})
-                found[f"{names[0]} {id(optimizer)}"] = self._reading(recorder, layer, program, tensors)
+                found[key] = self._reading(recorder, layer, program, tensors, layer in self._before)
                 if weight is not None and "weight_grad" in names:
                     # Only now: what a later backward pass leaves, as in a GAN, belongs to nobody's step.
                     found["raw"] = self._raw.get(layer, _NOTHING)
-                if optimizer is not None and "weight" in names and weight is not None:
-                    self._remember(layer, tensors["weight"])
             except Exception as error:
                 self._fault(layer.name, "parameters", error)
         # The optimizer is about to change what waits.
-        recorder.tally.gather()
+        recorder.tally.gather(recorder.tape)
+
+    def _remember(self, recorder: Recorder, roster: Iterable[tuple[Layer, Parameter, Parameter]]) -> None:
+        """Keep samples of weights as they are before the optimizer step, in one vector for each type and device."""
+        try:
+            weights = [(layer, self._part(weight)) for layer, weight, _ in roster]
+            groups: dict[Any, list[tuple[Layer, Tensor]]] = {}
+            for layer, weight in weights:
+                if weight is not None:
+                    groups.setdefault((weight.dtype, weight.device), []).append((layer, self._piece(weight)))
+            for pieces in groups.values():
+                copied = torch.cat([piece for _, piece in pieces])
+                self._before.update(zip([one for one, _ in pieces], _cut(copied, pieces), strict=True))
+            for layer, weight in weights if self._forms else ():
+                if weight is not None:
+                    self._forms_before[layer] = {form: _form(weight, form).clone() for form in self._forms}
+        except Exception as error:
+            self._fault("all layers", "weights before the step", error)
 
     def read_update(self, recorder: Recorder, optimizer: Optimizer) -> None:
         """Read what the optimizer step changed."""
+        groups: dict[Any, list[tuple[Layer, Tensor, Tensor]]] = {}
         for layer, weight, _ in self._parameters_of(optimizer):
-            before = self._before.pop(layer, None)
-            mine = local(weight) if before is not None else None
-            if before is None or mine is None:
-                continue
+            before, mine = self._before.pop(layer, None), self._part(weight)
+            if before is not None and mine is not None:
+                groups.setdefault((mine.dtype, mine.device), []).append((layer, mine, before))
+        for group in groups.values():
             try:
-                self._read_update(recorder, layer, mine, *before)
+                self._read_updates(recorder, group)
             except Exception as error:
-                self._fault(layer.name, "weight update", error)
+                self._fault("all layers", "weight update", error)
 
-    def _read_update(
-        self, recorder: Recorder, layer: Layer, weight: Tensor, piece: Tensor | None, before: dict[str, Tensor]
-    ) -> None:
-        reading = recorder.parameters.setdefault(layer.name, {})["update"] = Reading()
-        if piece is not None:
-            now = self._piece(weight)
-            pile, place = recorder.tally.add(("weight_update",), now - piece, layer.unit_dim, recorder.tape)
-            reading.notes.append((pile, place, "weight_update"))
-        if self._of_update.metrics:
-            source = _Update(weight, before)
-            measure(self._of_update.metrics, source, reading.values, recorder.tape, layer.name, self._fault)
+    def _read_updates(self, recorder: Recorder, group: list[tuple[Layer, Tensor, Tensor]]) -> None:
+        change = torch.cat([self._piece(weight) for _, weight, _ in group])
+        change -= torch.cat([before for _, _, before in group])
+        updates = _cut(change, [(layer, before) for layer, _, before in group])
+        for (layer, weight, _), update in zip(group, updates, strict=True):
+            reading = recorder.parameters.setdefault(layer.name, {})["update"] = Reading()
+            if "weight_update" in self._of_update.statistics:
+                pile, place = recorder.tally.add(("weight_update",), update, layer.unit_dim, recorder.tape)
+                reading.notes.append((pile, place, "weight_update"))
+            if self._of_update.metrics:
+                source = _Update(weight, self._forms_before.pop(layer, {}))
+                measure(self._of_update.metrics, source, reading.values, recorder.tape, layer.name, self._fault)
 
-    def _reading(self, recorder: Recorder, layer: Layer, program: Program, tensors: Tensors) -> Reading:
-        reading = Reading()
+    def _reading(
+        self, recorder: Recorder, layer: Layer, program: Program, tensors: Tensors, has_sample: bool = False
+    ) -> Reading:
+        reading, tally = Reading(), recorder.tally
         for signal in program.statistics:
             tensor = tensors.get(signal)
-            if tensor is not None:
-                pile, place = recorder.tally.add((signal,), tensor, layer.unit_dim, recorder.tape)
+            if tensor is None:
+                continue
+            if signal == "weight" and has_sample and self._splits:
+                # The sample that shows the update serves the statistics of samples, too.
+                pile, place = tally.add((signal,), self._before[layer], layer.unit_dim, recorder.tape, SAMPLED)
                 reading.notes.append((pile, place, signal))
+                pile, place = tally.add((signal,), tensor, layer.unit_dim, recorder.tape, WHOLE)
+            else:
+                pile, place = tally.add((signal,), tensor, layer.unit_dim, recorder.tape)
+            reading.notes.append((pile, place, signal))
         if program.metrics:
             source = Captured(tensors, layer.unit_dim)
             measure(program.metrics, source, reading.values, recorder.tape, layer.name, self._fault)
@@ -165,7 +213,7 @@ class ParameterReader:
 
     def _parameters_of(self, optimizer: Optimizer | None) -> list[tuple[Layer, Parameter, Parameter]]:
         """Layers with weight and bias; with an optimizer, those that it changes."""
-        found = [(layer, layer.weight, layer.bias) for layer in self._layers]
+        found = self._all()
         if optimizer is None:
             return found
         mine = self._owned.get(id(optimizer))
@@ -178,16 +226,10 @@ class ParameterReader:
         ]
         return [one for one in own if one[1] is not None or one[2] is not None]
 
-    def _remember(self, layer: Layer, weight: Tensor | None) -> None:
-        if self._of_update and weight is not None:
-            piece = self._piece(weight).clone() if "weight_update" in self._of_update.statistics else None
-            self._before[layer] = piece, {form: _form(weight, form).clone() for form in self._forms}
-
     def _piece(self, weight: Tensor) -> Tensor:
         """What is kept of a weight to see its update: a sample, or all of it where moments are wanted."""
         vector = flat(weight)
-        exact = "moments" in self._plan.statistics["weight_update"]
-        return vector if exact else sample(vector, weight.shape[-1])
+        return vector if self._keeps_all else sample(vector, weight.shape[-1])
 
 
 class _Update:
@@ -203,6 +245,12 @@ class _Update:
         if before is None or signal == "weight":
             return before
         return _form(self._weight, form) - before if signal == "weight_update" else None
+
+
+def _cut(whole: Tensor, pieces: Iterable[tuple[Layer, Tensor]]) -> Iterable[Tensor]:
+    """A vector in parts as long as these."""
+    sizes = [len(piece) for _, piece in pieces]
+    return torch.split_with_sizes(whole, sizes)
 
 
 def _form(weight: Tensor, form: str) -> Tensor:

@@ -22,7 +22,12 @@ from gradscope.probe.reduce import Tape
 
 SMALL = 16_384
 PHI = "phi"
+# Statistics that a sample shows as well, and those that take all entries.
+SAMPLED = ("zeros", "small", "power")
+WHOLE = ("moments", "squares", "spread", "histogram")
 MOST_PILES, MOST_WAITING = 4096, 256
+# Bytes of copies that a pile may hold for later steps.
+PATIENT_BYTES = 256 << 10
 Array = NDArray[np.float64]
 
 
@@ -47,7 +52,8 @@ class Pile:
         self._waits = tensor.numel() <= SMALL
         self._tensors: list[Tensor] = []
         self._versions: list[int] = []
-        self._blocks: list[Tensor] = []
+        self._buffer: Tensor | None = None
+        self._filled = 0
         self._rows: list[list[float]] = []
         self._fetching: list[Callable[[Array], None]] = []
         self.clear()
@@ -56,7 +62,7 @@ class Pile:
         """Forget everything."""
         self._tensors.clear()
         self._versions.clear()
-        self._blocks.clear()
+        self._filled = 0
         self._rows.clear()
         self.size = 0
         self.lost: set[int] = set()
@@ -99,17 +105,29 @@ class Pile:
         self.size += 1
         return self.size - 1
 
-    def gather(self) -> int:
-        """Copy what waits, so that no tensor is held beyond the step; return the bytes of all copies."""
+    def gather(self, tape: Tape) -> None:
+        """Copy what waits, so that no tensor is held beyond the step."""
         if self._tensors:
             if [tensor._version for tensor in self._tensors] != self._versions:
                 first = self.size - len(self._tensors)
                 pairs = zip(self._tensors, self._versions, strict=True)
                 self.lost |= {first + at for at, (tensor, version) in enumerate(pairs) if tensor._version != version}
-            self._blocks.append(real(torch.stack(self._tensors)))
+            count = len(self._tensors)
+            room = self._room(count, tape)
+            torch.stack(self._tensors, out=room)
+            self._filled += count
             self._tensors.clear()
             self._versions.clear()
-        return sum([block.nbytes for block in self._blocks])
+
+    def _room(self, count: int, tape: Tape) -> Tensor:
+        """Room for copies of some tensors, in memory that is used again and again; a full one is reduced first."""
+        if self._buffer is None or self._filled + count > len(self._buffer):
+            self._settle_buffer(tape)
+        if self._buffer is None or count > len(self._buffer):
+            like = self._tensors[0]
+            fitting = PATIENT_BYTES // max(like.numel() * like.element_size(), 1)
+            self._buffer = like.new_empty((max(count, min(fitting, MOST_WAITING)), *like.shape))
+        return self._buffer[self._filled : self._filled + count]
 
     def close_rows(self) -> None:
         """Bring the statistics of single tensors into a table."""
@@ -119,11 +137,14 @@ class Pile:
 
     def settle(self, tape: Tape) -> None:
         """Reduce everything that waits; numbers on a device go on the tape."""
-        self.gather()
+        self.gather(tape)
+        self._settle_buffer(tape)
+
+    def _settle_buffer(self, tape: Tape) -> None:
         self.close_rows()
-        if self._blocks:
-            blocks, self._blocks = self._blocks, []
-            self._reduce(torch.cat(blocks) if len(blocks) > 1 else blocks[0], tape)
+        if self._filled and self._buffer is not None:
+            filled, self._filled = self._filled, 0
+            self._reduce(real(self._buffer[:filled]), tape)
 
     def fetch(self, numbers: Array) -> None:
         """Take what lay on a device from the numbers of the tape."""
@@ -180,12 +201,24 @@ class Tally:
         if len(self._piles) > MOST_PILES:
             self._piles.clear()  # of sequences, every length has its own
 
-    def add(self, signals: Sequence[str], tensor: Tensor, unit_dim: int, tape: Tape) -> tuple[Pile, int]:
-        """Add a tensor that stands for several signals, of which the statistics wanted of any of them are taken."""
-        key = (signals, tensor.shape, tensor.dtype, unit_dim, tensor.is_cpu or tensor.device)
+    def add(
+        self, signals: Sequence[str], tensor: Tensor, unit_dim: int, tape: Tape, only: tuple[str, ...] | None = None
+    ) -> tuple[Pile, int]:
+        """Add a tensor that stands for several signals, of which the statistics wanted of any of them are taken.
+
+        Args:
+            signals: What it stands for.
+            tensor: The tensor.
+            unit_dim: Dimension that counts units, from the end.
+            tape: Where numbers of a device go.
+            only: Statistics to take of it, where it does not show all.
+        """
+        key = (signals, tensor.shape, tensor.dtype, unit_dim, tensor.is_cpu or tensor.device, only)
         pile = self._piles.get(key)
         if pile is None:
             wanted = dict.fromkeys(one for signal in signals for one in self._wanted.get(signal, ()))
+            if only is not None:
+                wanted = dict.fromkeys(one for one in wanted if one in only)
             if wanted.pop("overlap", self) is not self:
                 wanted.setdefault("squares")
             pile = self._open(key, Layout(((signals[0], tuple(wanted)),), unit_dim), tensor)
@@ -218,10 +251,11 @@ class Tally:
         """Whether every number can be read without a synchronisation."""
         return all(pile.on_host for pile in self._piles.values())
 
-    def gather(self) -> int:
-        """Copy what waits; return the bytes of all copies."""
+    def gather(self, tape: Tape) -> None:
+        """Copy what waits."""
         with torch.no_grad():
-            return sum([pile.gather() for pile in self._piles.values()])
+            for pile in self._piles.values():
+                pile.gather(tape)
 
     def settle(self, tape: Tape) -> None:
         """Reduce everything; what lies on a device is fetched once the tape has been read."""

@@ -144,17 +144,24 @@ def _combine(spec: MetricSpec, parts: Sequence[tuple[int, float]]) -> float | No
 
 @dataclass
 class UnitWindow:
-    """Per sampled unit: was the slope zero on every sample of the last recorded steps, at least 64 samples of them?"""
+    """Per sampled unit: was the slope zero on every sample of the last recorded steps, at least 64 samples of them?
 
-    steps: deque[tuple[int, Mask]] = field(default_factory=deque)
+    Attributes:
+        width: Number of sampled units.
+        samples: Samples in the window.
+        steps: Samples of every step, and which units were flat on all of them; None where none was.
+    """
+
+    width: int = 0
     samples: int = 0
+    steps: deque[tuple[int, Mask | None]] = field(default_factory=deque)
 
     def push(self, samples: int, flat_everywhere: Mask) -> None:
         """Add a step and forget those no longer needed to reach 64 samples."""
-        if self.steps and self.steps[-1][1].shape != flat_everywhere.shape:
+        if len(flat_everywhere) != self.width:
             self.steps.clear()
-            self.samples = 0
-        self.steps.append((samples, flat_everywhere))
+            self.width, self.samples = len(flat_everywhere), 0
+        self.steps.append((samples, flat_everywhere if flat_everywhere.any() else None))
         self.samples += samples
         while self.samples - self.steps[0][0] >= WINDOW_SAMPLES:
             self.samples -= self.steps.popleft()[0]
@@ -164,9 +171,11 @@ class UnitWindow:
         """Per unit; None below 64 samples."""
         if self.samples < WINDOW_SAMPLES:
             return None
-        if len(self.steps) == 1:
-            return self.steps[0][1]
-        found: Mask = np.all([flat for _, flat in self.steps], axis=0)
+        found = np.ones(self.width, dtype=np.bool_)
+        for _, flat in self.steps:
+            if flat is None:
+                return np.zeros(self.width, dtype=np.bool_)
+            found &= flat
         return found
 
 

@@ -32,6 +32,20 @@ class ShardedLayers:
             for name in PARAMETERS
         }
         self._names = [metric.name for metric in metrics]
+        self._looked_at: list[int] = []
+        self._found = False
+
+    @property
+    def exist(self) -> bool:
+        """Whether a parameter of a layer is sharded now; looked for again when a parameter is another one."""
+        if not may_be_sharded():
+            return False
+        parameters = [one for layer in self._layers.values() for one in layer.module._parameters.values()]
+        ids = [id(one) for one in parameters]
+        if ids != self._looked_at:
+            self._looked_at = ids
+            self._found = any(is_sharded(one) for one in parameters)
+        return self._found
 
     def take(
         self,

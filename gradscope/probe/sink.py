@@ -222,9 +222,10 @@ def _trains(layer: Layer) -> list[tuple[bool, bool]]:
 
 
 def is_milestone(recorded: int) -> bool:
-    """One digit and zeros: rows by unit are kept for these recorded steps, so that they do not grow with time.
+    """0, then 1, 2 or 5 and zeros: rows by unit are kept for these recorded steps, so that they do not grow with time.
 
-    >>> [count for count in range(1000) if is_milestone(count)][8:14]
-    [8, 9, 10, 20, 30, 40]
+    >>> [count for count in range(1000) if is_milestone(count)]
+    [0, 1, 2, 5, 10, 20, 50, 100, 200, 500]
     """
-    return recorded < 10 or int(str(recorded)[1:]) == 0
+    digits = str(recorded)
+    return recorded == 0 or (digits[0] in "125" and not digits[1:].strip("0"))
