@@ -87,7 +87,7 @@ def slope_rms(slope_power: NDArray[np.float64]) -> NDArray[np.float64]:
     group="activation",
     bounds=(0.0, 1.0),
     dtype="float32",
-    parameters={"sample": "whole units, about 16384 entries", "samples": 64},
+    parameters={"sample": "whole units, at least 16", "samples": 64},
     formula="share of units with phi'(u) == 0 on every one of at least 64 samples",
 )
 def dead_fraction(dead_units: NDArray[np.bool_]) -> float:

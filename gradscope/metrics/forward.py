@@ -47,7 +47,7 @@ def output_rms(output_moments: Moments) -> NDArray[np.float64]:
     scale="log",
     bounds=(0.0, None),
     degree=1,
-    parameters={"sample": "whole units, about 16384 entries"},
+    parameters={"sample": "whole units, at some positions, about 8192 entries"},
     formula="mean over units of std over samples of z",
 )
 def sample_spread(output_spread: NDArray[np.float64]) -> NDArray[np.float64]:

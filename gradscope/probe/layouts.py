@@ -18,6 +18,8 @@ from gradscope.signals import FLAT, FP16_SMALLEST
 
 Array = NDArray[np.float64]
 _OF_SAMPLE = ("zeros", "small", "power")
+# On so many entries without a slope a unit is worth a closer look.
+CLEARLY_ACTIVE = 64
 
 
 @dataclass(frozen=True)
@@ -122,10 +124,19 @@ class Reducer:
 
     def _spread(self, table: Array, at: int, stacked: Tensor) -> None:
         if self._has_samples:
-            blocks = stacked[self._units]
-            blocks = blocks.reshape(len(blocks), blocks.shape[1], -1)
+            blocks = self._blocks(stacked)
             weight = blocks.shape[1] * blocks.shape[2]
             table[:, at], table[:, at + 1] = weight, weight * statistics.spread(blocks.numpy())
+
+    def _blocks(self, stacked: Tensor) -> Tensor:
+        """A sample of whole units, at some positions of every sample: shape (k, samples, units x positions)."""
+        chosen = stacked[self._units]
+        if chosen.dim() > 3:
+            chosen = chosen.movedim(self._unit_dim, 2).flatten(3)
+            per_position = chosen.shape[1] * chosen.shape[2]
+            stride = statistics.odd_stride(chosen.shape[3], 1, max(statistics.UNIT_ENTRIES // max(per_position, 1), 1))
+            chosen = chosen[..., ::stride]
+        return chosen.reshape(len(chosen), chosen.shape[1], -1)
 
     def host_row(self, tensor: Tensor) -> list[float]:
         """Statistics of a single tensor; what `host_table` gives, with fewer calls."""
@@ -209,8 +220,7 @@ class Reducer:
         if not self._has_samples:
             nothing = torch.zeros(len(stacked), dtype=torch.float64, device=stacked.device)
             return [nothing, nothing]
-        blocks = stacked[self._units]
-        blocks = blocks.reshape(len(blocks), blocks.shape[1], -1)
+        blocks = self._blocks(stacked)
         number, weight = on_device.spread(blocks), float(blocks.shape[1] * blocks.shape[2])
         return [torch.full_like(number, weight), number * weight]
 
@@ -220,14 +230,37 @@ class Reducer:
 
     def shares(self, stacked: Tensor) -> Tensor:
         """Share of zero slopes by sampled unit, shape (k, units), float64."""
-        chosen = stacked[self._units]
-        is_relu = self._phi is not None and self._phi.name == "relu"
-        is_flat = chosen <= 0 if is_relu else self._derive(chosen, "slope") == 0
+        is_flat = self._is_flat(stacked[self._units])
         if stacked.device.type == "cpu" and not is_flat.numpy().any():
             # Nearly always, but for functions that are flat on one side: two passes less.
-            return torch.zeros(len(chosen), chosen.shape[self._unit_dim], dtype=torch.float64)
+            return torch.zeros(len(is_flat), is_flat.shape[self._unit_dim], dtype=torch.float64)
         is_flat = is_flat.to(torch.float32)
         return (is_flat.mean(self._others) if self._others else is_flat).double()
+
+    def flat_units(self, tensor: Tensor) -> Tensor:
+        """1 for every sampled unit whose slope is zero on every sample, else 0, shape (1, units).
+
+        A few samples show of nearly all units that they are not; only the others are looked at further.
+        """
+        chosen = tensor[None][self._units]
+        if not self._has_samples:
+            return self._all_flat(chosen).double()
+        positions = max(self.samples // chosen.shape[1], 1)
+        rows = -(-CLEARLY_ACTIVE // positions)
+        found = self._all_flat(chosen[:, :: max(chosen.shape[1] // rows, 1)])
+        if found.any():
+            suspects = found[0].nonzero()[:, 0]
+            found[0, suspects] = self._all_flat(chosen.index_select(chosen.dim() + self._unit_dim, suspects))[0]
+        return found.double()
+
+    def _all_flat(self, chosen: Tensor) -> Tensor:
+        """Whether all of a unit's slopes are zero, shape (k, units)."""
+        is_flat = self._is_flat(chosen)
+        return is_flat.all(self._others) if self._others else is_flat
+
+    def _is_flat(self, chosen: Tensor) -> Tensor:
+        is_relu = self._phi is not None and self._phi.name == "relu"
+        return chosen <= 0 if is_relu else self._derive(chosen, "slope") == 0
 
     def _derive(self, piece: Tensor, signal: str) -> Tensor:
         if self._phi is None:

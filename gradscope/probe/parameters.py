@@ -38,7 +38,7 @@ class ParameterReader:
         self._handles: list[Any] = []
         self._armed: list[int] = []
         self._roster: list[tuple[Layer, Parameter, Parameter]] = []
-        self._ids: list[tuple[int, int]] = []
+        self._ids: list[tuple[int, type, int]] = []
         self._part: Callable[[Tensor | None], Tensor | None] = _same
         self._raw_hooks: list[Callable[[Tensor], None]] = []
         self._before: dict[Layer, Tensor] = {}
@@ -79,7 +79,8 @@ class ParameterReader:
     def _all(self) -> list[tuple[Layer, Parameter, Parameter]]:
         """Layers with weight and bias; looked up anew where a module has another parameter than before."""
         held = [layer.module._parameters for layer in self._layers]
-        ids = [(id(one.get("weight")), id(one.get("bias"))) for one in held]
+        # A lazy parameter stays the same object when it is given its shape, of another class.
+        ids = [(id(w := one.get("weight")), type(w), id(one.get("bias"))) for one in held]
         if ids != self._ids:
             self._roster = [(layer, layer.weight, layer.bias) for layer in self._layers]
             sharded = any(is_sharded(one) for _, *both in self._roster for one in both)

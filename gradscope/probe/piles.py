@@ -70,8 +70,14 @@ class Pile:
         self.bins: dict[str, list[Array]] = {}
         self.shares: list[Array] = []
 
-    def add(self, tensor: Tensor, tape: Tape) -> int:
-        """Add a tensor and return its place."""
+    def add(self, tensor: Tensor, tape: Tape, exact: bool = True) -> int:
+        """Add a tensor and return its place.
+
+        Args:
+            tensor: The tensor.
+            tape: Where numbers of a device go.
+            exact: Whether the share of zero slopes by unit is wanted, or only whether it is all of them.
+        """
         place = self.size
         self.size = place + 1
         if self._waits and tensor.layout is torch.strided:
@@ -82,7 +88,7 @@ class Pile:
                 with torch.no_grad():
                     self.settle(tape)
         elif self.on_host and self.reducer.entries:
-            self._reduce_one(real(tensor))
+            self._reduce_one(real(tensor), exact)
         else:
             self._reduce(real(tensor)[None], tape)
         return place
@@ -152,7 +158,7 @@ class Pile:
             take(numbers)
         self._fetching.clear()
 
-    def _reduce_one(self, tensor: Tensor) -> None:
+    def _reduce_one(self, tensor: Tensor, exact: bool) -> None:
         reducer = self.reducer
         with np.errstate(all="ignore"):
             if reducer.columns:
@@ -160,7 +166,7 @@ class Pile:
             for signal in reducer.histograms:
                 self.bins.setdefault(signal, []).append(_array(reducer.bins(tensor[None], signal)))
             if reducer.wants_dead:
-                self.shares.append(_array(reducer.shares(tensor[None])))
+                self.shares.append(_array(reducer.shares(tensor[None]) if exact else reducer.flat_units(tensor)))
 
     def _reduce(self, stacked: Tensor, tape: Tape) -> None:
         reducer = self.reducer
@@ -187,12 +193,18 @@ class Pile:
 
 
 class Tally:
-    """All statistics of recorded steps: adds tensors to piles, which are settled together."""
+    """All statistics of recorded steps: adds tensors to piles, which are settled together.
+
+    Attributes:
+        memos: What is known of calls that repeat.
+        exact_shares: Whether rows by unit are kept of the coming step.
+    """
 
     def __init__(self, wanted: Mapping[str, tuple[str, ...]]) -> None:
         self._wanted = wanted
         self._piles: dict[Hashable, Pile] = {}
         self.memos: dict[Any, Any] = {}
+        self.exact_shares = True
 
     def clear(self) -> None:
         """Forget everything."""
@@ -232,7 +244,7 @@ class Tally:
         if pile is None:
             wanted = tuple((one, self._wanted[one]) for one in ("activation", "slope") if one in self._wanted)
             pile = self._open(key, Layout(wanted, unit_dim, phi.forget()), tensor)
-        return pile, pile.add(tensor, tape)
+        return pile, pile.add(tensor, tape, self.exact_shares)
 
     def add_overlap(self, first: Tensor, second: Tensor, tape: Tape) -> tuple[Pile, int]:
         """Add the scalar product of two tensors of one shape."""

@@ -78,6 +78,7 @@ class Sink:
             self._take_in(recorder.step, records, readings, numbers, skipped, scales)
         self._write_coverage(recorder, records)
         self._recorded += 1
+        self.tally.exact_shares = is_milestone(self._recorded)
         self.writer.tick()
 
     def _take_in(

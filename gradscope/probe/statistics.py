@@ -210,13 +210,13 @@ def unit_step(count: int, rows: int) -> int:
 
 
 @lru_cache(maxsize=4096)
-def odd_stride(entries: int, features: int) -> int:
+def odd_stride(entries: int, features: int, wanted: int = SAMPLE_SIZE) -> int:
     """Greatest odd stride that leaves a full sample and does not fall into step with the rows.
 
     >>> odd_stride(16384 * 9, 64), odd_stride(1000, 10), odd_stride(16384 * 16, 15)
     (9, 1, 13)
     """
-    stride = max(entries // SAMPLE_SIZE, 1)
+    stride = max(entries // wanted, 1)
     stride -= stride % 2 == 0
     while stride > 1 and math.gcd(stride, max(features, 1)) != 1:
         stride -= 2
