@@ -111,12 +111,15 @@ class Probe:
 
     @property
     def cost(self) -> float:
-        """Share of the training's time that the probe's own work takes, from 0 to 1.
+        """Share of the training's time that watching takes, from 0 to 1.
 
-        Own work / all that passes, both by the clock of this process: hooks, reading of parameters, writing. Counted
-        since the probe was made; with ``every="auto"`` since the first recorded step, and anew where ``every`` is
-        raised (until five more steps are recorded, what is expected of it). 0 before the first step is recorded.
-        On a GPU it is the host's time: kernels of ours that the host does not wait for are not in it.
+        (own work + what nobody's clock sees + 5 us for every unrecorded step) / all that passes, by the clock of this
+        process. Own work is timed: hooks, reading of parameters, writing. The second is how much longer the rest of a
+        recorded step, and of the two after it, is than the third: torch calling hooks, cold caches. It is the median
+        of the last 31 periods, at least 0 and at most the own work; 20 % of that where there are not yet 5 periods,
+        or every step is recorded. Counted since the probe was made; with ``every="auto"`` since the first recorded
+        step, and anew where ``every`` is raised (until a step is recorded, what is expected of it). 0 before the first
+        step is recorded. On a GPU it is the host's time: kernels of ours that the host does not wait for are not in it.
         """
         return self._meter.cost
 
@@ -266,6 +269,8 @@ class Probe:
     def _close_step(self) -> None:
         if self._recorder is not None:
             self._write(self._recorder)
+        else:
+            self._meter.pass_step()
         self._stepped.clear()
         self._backward.seen = False
         self._step += 1
@@ -274,6 +279,7 @@ class Probe:
             start = self._meter.clock()
             self._arm()
             self._meter.add(self._meter.clock() - start)
+            self._meter.begin_step()
 
     def _write(self, recorder: Recorder) -> None:
         start = self._meter.clock()
@@ -284,7 +290,7 @@ class Probe:
         except Exception as error:
             self._fault("all layers", "writing", error)
         recorder.restart()
-        self._meter.add(self._meter.clock() - start + recorder.spent)
+        self._meter.add(self._meter.clock() - start + recorder.seconds)
         before = self._meter.close_step()
         if before is not None:
             self._every = self._meter.pace.every

@@ -171,3 +171,16 @@ class ForwardPass:
     ways: dict[MicroBatch, Any] = field(default_factory=dict)
     origins: dict[MicroBatch, Any] = field(default_factory=dict)
     discovering: bool = False
+
+
+@dataclass(eq=False, slots=True)
+class Stage:
+    """Where a recorded step is.
+
+    Attributes:
+        current: The forward pass that is on, or one that is empty.
+        inside: Whether the model's own forward is on.
+    """
+
+    current: ForwardPass = field(default_factory=ForwardPass)
+    inside: bool = False
