@@ -54,6 +54,7 @@ def sample_spread(output_spread: NDArray[np.float64]) -> NDArray[np.float64]:
     """How far the layer still tells samples apart: mean over units of the standard deviation over samples.
 
     Divisor N - 1, every position of a convolution on its own. Near zero against output_std: all samples look the same
-    from here on. Null for a single sample.
+    from here on. Null for a single sample. Of complex outputs, the real and imaginary parts of a unit are two columns:
+    all statistics take complex numbers as pairs of real ones.
     """
     return output_spread

@@ -232,6 +232,8 @@ _NAMES = {
     "MishBackward0": "mish",
     "HardtanhBackward0": "hardtanh",
     "HardswishBackward0": "hardswish",
+# The smallest positive entry of u, against the RMS, that shows where a ReLU begins.
+KINK = 0.25
     "HardsigmoidBackward0": "hardsigmoid",
     "LogSigmoidBackward0": "logsigmoid",
     "SoftplusBackward0": "softplus",
@@ -257,6 +259,12 @@ def recognise_by_values(before: Tensor, after: Tensor, result: Tensor) -> Phi | 
         result: The whole tensor afterwards.
     """
     if before.shape != after.shape or torch.equal(before, after):
+
+
+def _shows_kink(u: Tensor) -> bool:
+    """Tell whether entries just above zero are there to see: else a threshold above zero looks like a ReLU."""
+    above = u[u > 0]
+    return bool(above.numel() and above.min() < KINK * u.square().mean().sqrt())
         return None
     for name, function in _IN_PLACE.items():
         if torch.allclose(function(before), after, rtol=1e-6, atol=0.0, equal_nan=True):

@@ -181,6 +181,7 @@ class Probe:
             self._keep_unfinished(error)
             self._sink.settle()
             self._name_idle_optimizers()
+            self._sink.count_faults()
         except Exception as problem:
             self._fault("all layers", "closing", problem)
         self._attachment.detach()

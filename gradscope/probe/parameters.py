@@ -151,7 +151,9 @@ class ParameterReader:
     def _remember(self, recorder: Recorder, roster: Iterable[tuple[Layer, Parameter, Parameter]]) -> None:
         """Keep samples of weights as they are before the optimizer step, in one vector for each type and device."""
         try:
-            weights = [(layer, self._part(weight)) for layer, weight, _ in roster]
+            # A frozen weight has no update: not one of zero.
+            trained = [(layer, one) for layer, one, _ in roster if one is not None and one.requires_grad]
+            weights = [(layer, self._part(weight)) for layer, weight in trained]
             groups: dict[Any, list[tuple[Layer, Tensor]]] = {}
             for layer, weight in weights:
                 if weight is not None:

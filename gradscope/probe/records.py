@@ -145,10 +145,12 @@ class CallRecord:
     def readings(self) -> list[Reading]:
         """Everything that counts, over the micro-batches.
 
-        A forward pass that no backward pass followed does not count beside one that did. A gradient that arrived
-        twice through one forward pass is a sum whose parts were seen one by one: its norm is not known.
+        A forward pass that no backward pass followed does not count beside one that did, whether it could have had one
+        or not (a call with other, detached parameters cannot). A gradient that arrived twice through one forward pass
+        is a sum whose parts were seen one by one: its norm is not known.
         """
-        counted = [batch for batch in self.batches if batch.fired or not batch.expects] or self.batches
+        fired = [batch for batch in self.batches if batch.fired]
+        counted = fired or [batch for batch in self.batches if not batch.expects] or self.batches
         found = [batch.forward for batch in counted]
         if all(batch.fired <= 1 for batch in counted):
             for batch in counted:

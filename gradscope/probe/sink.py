@@ -49,6 +49,7 @@ class Sink:
         self.tally = self.backlog.tally
         self._coverage: dict[str, Coverage] = {}
         self._faults: dict[str, str] = {}
+        self._failed: dict[tuple[str, str], tuple[int, int]] = {}
         self._seen: list[object] = []
         self._remarked: set[str] = set()
         names = [metric.name for metric in plan.metrics]
@@ -191,7 +192,9 @@ class Sink:
             warn_always(text)
 
     def fault(self, step: int, layer: str, where: str, error: Exception) -> None:
-        """Report an error of ours once; the training never sees it."""
+        """Report an error of ours once, and count it; the training never sees it."""
+        times, _ = self._failed.get((layer, where), (0, step))
+        self._failed[layer, where] = times + 1, step
         text = f"{where} failed at step {step}: {type(error).__name__}: {error}"
         _log.debug("layer %s: %s", layer, text, exc_info=error)
         key = f"{layer}|{where}"
@@ -203,6 +206,14 @@ class Sink:
                 # A session that turns warnings into errors still trains.
                 warnings.simplefilter("default")
                 warnings.warn(f"layer {layer}: {text}; the training is not affected", stacklevel=2)
+
+    def count_faults(self) -> None:
+        """Write an event for every error that came more than once: how often, and when last."""
+        for (layer, where), (times, last) in self._failed.items():
+            if times > 1:
+                text = f"layer {layer}: {where} failed {times} times, last at step {last}"
+                self.writer.event(last, text, kind="probe")
+        self._failed.clear()
 
 
 def _weakly(method: Callable[..., None]) -> Callable[..., None]:

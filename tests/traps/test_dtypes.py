@@ -155,6 +155,23 @@ def test_complex_layers_have_norms(dtype: torch.dtype, tmp_path: Path) -> None:
     assert run.profile("weight_grad_norm").tolist() == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.usefixtures("complex_modules")
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128], ids=str)
+def test_the_spread_of_complex_samples_has_both_parts(dtype: torch.dtype, tmp_path: Path) -> None:
+    """Neither part is dropped: they count as pairs of real numbers, as in all statistics."""
+    model = network(dtype)
+    x = torch.randn(70, 8, dtype=dtype)
+    with gs.watch(model, out=tmp_path / "run", every=1, metrics="all") as probe:
+        out = model(x)
+        (out * out.conj()).real.sum().backward()
+        probe.step()
+    run = probe.run
+    assert "error" not in set(run.coverage["code"])
+    layer: Any = model[0]
+    spread = torch.view_as_real(layer(x).detach()).double().std(0).mean()
+    assert run.profile("sample_spread")[1] == pytest.approx(float(spread), rel=1e-5)
+
+
 class Tokens(nn.Module):
     """An embedding with sparse gradients, a mask of truth values, integers along the way."""
 

@@ -117,10 +117,14 @@ def test_a_metric_that_raises(
         assert layer.removeprefix("layer ") in {"0", "2", "4"}
         assert rest.startswith("metric 'broken' failed at step 0: ")
         assert rest.endswith("; the training is not affected")
-    assert sorted(f"{text}; the training is not affected" for text in run.events["text"]) == sorted(said)
+    texts = run.events["text"].tolist()
+    assert sorted(f"{text}; the training is not affected" for text in texts[: len(said)]) == sorted(said)
     assert run.frame("output_grad_norm").shape == (3, 3)
     failed = set(run.coverage.query("code == 'error'")["layer"])
     assert failed == {message.split(":")[0].removeprefix("layer ") for message in said}
+    assert sorted(texts[len(said) :]) == [
+        f"layer {layer}: metric 'broken' failed 3 times, last at step 2" for layer in sorted(failed)
+    ]
 
 
 RESULTS: dict[str, Callable[[Tensor], Any]] = {
@@ -223,6 +227,27 @@ def test_warnings_that_are_errors_never_reach_the_training(
         model(torch.randn(5, 6)).sum().backward()
         probe.step()
     assert len(caught) == 3 or when == "error"
+
+
+def test_an_error_that_repeats_is_counted(register: Callable[[str, Callable[..., Any]], None], tmp_path: Path) -> None:
+    """It is said once while it happens; at its end the run tells how often it did."""
+
+    def fail(_: Tensor) -> None:
+        raise ZeroDivisionError("on purpose")
+
+    register("output_grad", fail)
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
+    with warnings.catch_warnings(record=True), gs.watch(model, out=tmp_path / "r", every=1, metrics="broken") as probe:
+        for _ in range(7):
+            model(torch.randn(3, 4)).sum().backward()
+            probe.step()
+    first = "metric 'broken' failed at step 0: ZeroDivisionError: on purpose"
+    assert probe.run.events["text"].tolist() == [
+        f"layer 1: {first}",
+        f"layer 0: {first}",
+        "layer 1: metric 'broken' failed 7 times, last at step 6",
+        "layer 0: metric 'broken' failed 7 times, last at step 6",
+    ]
 
 
 def test_a_folder_that_vanishes(tmp_path: Path) -> None:

@@ -114,3 +114,24 @@ def test_in_place_on_the_input_of_a_layer(function: str, tmp_path: Path) -> None
         runs.append(probe.run)
     for metric in ("output_grad_norm", "output_rms", "output_mean"):
         np.testing.assert_array_equal(runs[0].frame(metric), runs[1].frame(metric), err_msg=metric)
+
+
+def test_a_threshold_above_zero_is_no_relu(tmp_path: Path) -> None:
+    """An in-place function on a view is recognised by its values: without any near its kink, nothing is claimed."""
+    torch.manual_seed(0)
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList(nn.Conv1d(6, 6, 3, padding=1) for _ in range(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            for layer in self.layers:
+                x = F.threshold(layer(x), 0.1, 0.0, True)
+            return x
+
+    model = Model().double()
+    with gs.watch(model, out=tmp_path / "run", every=1) as probe:
+        model(torch.randn(6, 5, dtype=torch.float64)).sum().backward()
+        probe.step()
+    assert probe.run.layers["activation"].tolist() == ["?", "?", "?"]

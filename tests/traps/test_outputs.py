@@ -190,3 +190,24 @@ def test_outputs_of_a_layer(kind: str, tmp_path: Path) -> None:
     assert coverage["code"]["odd"] == "uncounted"
     assert coverage["text"]["odd"].endswith("not a tensor")
     assert run.rows("output_grad_norm").groupby("layer").size().to_dict() == {"a": 2, "head": 2}
+
+
+def test_an_output_that_contains_itself(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    """A reference to the parent is enough: every part is looked at once."""
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.head = nn.Linear(6, 5), nn.Linear(5, 3)
+
+        def forward(self, x: Tensor) -> dict[str, Any]:
+            found: dict[str, Any] = {"logits": torch.sigmoid(self.head(torch.tanh(self.a(x))))}
+            found["self"] = found
+            return found
+
+    model = Model()
+    with gs.watch(model, out=tmp_path / "run", every=1, metrics="all") as probe:
+        model(torch.randn(4, 6))["logits"].sum().backward()
+        probe.step()
+    assert not recwarn.list
+    assert probe.run.layers["activation"].tolist() == ["tanh", "sigmoid"]

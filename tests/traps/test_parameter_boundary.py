@@ -152,3 +152,17 @@ def test_frozen_layers_are_said_to_be_frozen(what: str, tmp_path: Path) -> None:
     frozen = {"middle": 1, "last": 2, "weight only": 1}.get(what)
     assert frozen is None or codes[frozen] == "frozen"
     assert run.frame("output_grad_norm").shape[1] == 3 - silent
+
+
+@pytest.mark.parametrize("held", [True, False], ids=["held by the optimizer", "not held"])
+def test_a_frozen_weight_has_no_update(held: bool, tmp_path: Path) -> None:
+    """Frozen is not unchanged: null, whether or not the optimizer holds the weight."""
+    model = net()
+    model[2].weight.requires_grad_(False)
+    chosen = [one for one in model.parameters() if held or one.requires_grad]
+    optimizer = torch.optim.SGD(chosen, lr=0.1)
+    with gs.watch(model, optimizer, out=tmp_path / "run", every=1) as probe:
+        model(torch.randn(12, 6, dtype=DOUBLE)).square().sum().backward()
+        optimizer.step()
+    found = probe.run.frame("update_ratio").reindex(columns=[1, 2, 3])
+    assert found.notna().to_numpy().tolist() == [[True, False, True]]

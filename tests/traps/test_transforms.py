@@ -99,7 +99,7 @@ def test_a_transform_works_as_without_a_probe(name: str, metrics: str, tmp_path:
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize("name", ["functional_call", "jacfwd", "jvp", "forward mode", "hvp"])
+@pytest.mark.parametrize("name", [name for name in TRANSFORMS if name != "saved on the CPU"])
 def test_rows_beside_a_transform(name: str, when: str, tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
     """The training pass beside it is recorded as if it were alone."""
     x = torch.linspace(-1, 1, 24, dtype=DOUBLE).reshape(6, 4)
