@@ -232,13 +232,13 @@ _NAMES = {
     "MishBackward0": "mish",
     "HardtanhBackward0": "hardtanh",
     "HardswishBackward0": "hardswish",
-# The smallest positive entry of u, against the RMS, that shows where a ReLU begins.
-KINK = 0.25
     "HardsigmoidBackward0": "hardsigmoid",
     "LogSigmoidBackward0": "logsigmoid",
     "SoftplusBackward0": "softplus",
 }
 
+# The smallest positive entry of u, against the RMS, that shows where a ReLU begins.
+KINK = 0.25
 # What an in-place call on a view hides from autograd is recognised by its values.
 _IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
@@ -254,16 +254,16 @@ def recognise_by_values(before: Tensor, after: Tensor, result: Tensor) -> Phi | 
     """Return the activation function that turned sampled entries ``before`` into ``after``; None for no known one.
 
     Args:
-        return None
-    for name, function in _IN_PLACE.items():
-        if torch.allclose(function(before), after, rtol=1e-6, atol=0.0, equal_nan=True):
-            return from_result(name, result) if name != "relu" or _shows_kink(before) else None
-    return None
         before: Sample of u.
         after: The same entries afterwards.
         result: The whole tensor afterwards.
     """
     if before.shape != after.shape or torch.equal(before, after):
+        return None
+    for name, function in _IN_PLACE.items():
+        if torch.allclose(function(before), after, rtol=1e-6, atol=0.0, equal_nan=True):
+            return from_result(name, result) if name != "relu" or _shows_kink(before) else None
+    return None
 
 
 def _shows_kink(u: Tensor) -> bool:
