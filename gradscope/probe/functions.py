@@ -37,11 +37,6 @@ class Phi:
     constants: tuple[object, ...] = ()
 
     @property
-    def is_arithmetic(self) -> bool:
-        """Whether its slope is plain arithmetic, which does for an array as well."""
-        return self.name in ("tanh", "sigmoid") and not self.saved_input
-
-    @property
     def key(self) -> tuple[object, ...]:
         """What calls of the same function have in common."""
         return (self.name, self.saved_input, *self.constants)

@@ -44,6 +44,7 @@ class ParameterReader:
         self._before: dict[Layer, Tensor] = {}
         self._forms_before: dict[Layer, dict[str, Tensor]] = {}
         self._raw: dict[Layer, Reading] = {}
+        self._memory: dict[Any, Tensor] = {}
         self._owned: dict[int, frozenset[int]] = {}
         self._of_raw = plan.program("step", "weight_grad_raw")
         self._of_update = plan.program("step", "weight_update")
@@ -159,7 +160,7 @@ class ParameterReader:
                 if weight is not None:
                     groups.setdefault((weight.dtype, weight.device), []).append((layer, self._piece(weight)))
             for pieces in groups.values():
-                copied = torch.cat([piece for _, piece in pieces])
+                copied = self._joined("before", [piece for _, piece in pieces])
                 self._before.update(zip([one for one, _ in pieces], _cut(copied, pieces), strict=True))
             for layer, weight in weights if self._forms else ():
                 if weight is not None:
@@ -181,8 +182,10 @@ class ParameterReader:
                 self._fault("all layers", "weight update", error)
 
     def _read_updates(self, recorder: Recorder, group: list[tuple[Layer, Tensor, Tensor]]) -> None:
-        change = torch.cat([self._piece(weight) for _, weight, _ in group])
-        change -= torch.cat([before for _, _, before in group])
+        change = self._joined("after", [self._piece(weight) for _, weight, _ in group])
+        # All that was kept, as a rule, lies there in this order.
+        kept = self._memory["before", change.dtype, change.device]
+        change -= kept if len(kept) == len(change) else torch.cat([before for _, _, before in group])
         updates = _cut(change, [(layer, before) for layer, _, before in group])
         for (layer, weight, _), update in zip(group, updates, strict=True):
             reading = recorder.parameters.setdefault(layer.name, {})["update"] = Reading()
@@ -228,6 +231,16 @@ class ParameterReader:
             for layer, weight, bias in found
         ]
         return [one for one in own if one[1] is not None or one[2] is not None]
+
+    def _joined(self, what: str, pieces: list[Tensor]) -> Tensor:
+        """Pieces one after the other, in memory that is used again: fresh memory costs page faults."""
+        like = pieces[0]
+        key, size = (what, like.dtype, like.device), sum([len(piece) for piece in pieces])
+        held = self._memory.get(key)
+        if held is None or len(held) != size:
+            held = self._memory[key] = like.new_empty(size)
+        with torch.no_grad():
+            return torch.cat(pieces, out=held)
 
     def _piece(self, weight: Tensor) -> Tensor:
         """What is kept of a weight to see its update: a sample, or all of it where moments are wanted."""

@@ -7,7 +7,9 @@ without a copy, and its calls cost a third of torch's; comparisons and counts ar
 from __future__ import annotations
 
 import math
+import threading
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -158,7 +160,7 @@ def small(rows: Rows, threshold: float, strictly: bool, nothing: Array | None = 
         strictly: Count |x| < threshold, zeros included; else 0 < |x| <= threshold.
         nothing: Number of zeros, where known.
     """
-    magnitude = np.abs(rows)
+    magnitude = np.abs(rows, out=scratch(rows))
     limit = rows.dtype.type(threshold)
     if strictly:
         return count_rows(magnitude < limit)
@@ -174,7 +176,7 @@ def spread(blocks: Rows) -> Array:
         blocks: Shape (k, samples, columns), two samples at least.
     """
     count = blocks.shape[1]
-    moved = blocks - blocks[:, :1]
+    moved = np.subtract(blocks, blocks[:, :1], out=scratch(blocks))
     total = np.add.reduce(moved, axis=1)
     np.multiply(moved, moved, out=moved)
     power = np.add.reduce(moved, axis=1)
@@ -183,6 +185,38 @@ def spread(blocks: Rows) -> Array:
     variance = (power - total * total / count) / (count - 1)
     deviation = np.sqrt(np.maximum(variance, 0.0, out=variance), out=variance)
     return np.asarray(np.add.reduce(deviation, axis=1, dtype=np.float64) / max(deviation.shape[1], 1))
+
+
+_memory = threading.local()
+
+
+def scratch(like: Rows, number: int = 0) -> Any:
+    """Memory for a passing result of the shape of an array, used again and again: fresh memory costs page faults.
+
+    Args:
+        like: The array.
+        number: Tells results that are wanted at the same time apart.
+    """
+    held: dict[Any, Any] = _memory.__dict__
+    key = number, like.dtype
+    found = held.get(key)
+    if found is None or found.size < like.size:
+        found = held[key] = np.empty(like.size, like.dtype)
+    return found[: like.size].reshape(like.shape)
+
+
+def slope_of_tanh(value: Rows) -> Any:
+    """1 - y^2, in memory that the next call uses again."""
+    found = scratch(value, 1)
+    np.multiply(value, value, out=found)
+    return np.subtract(1, found, out=found)
+
+
+def slope_of_sigmoid(value: Rows) -> Any:
+    """Y (1 - y), in memory that the next call uses again."""
+    found = scratch(value, 1)
+    np.subtract(1, value, out=found)
+    return np.multiply(value, found, out=found)
 
 
 def overlap(first: Rows, second: Rows) -> float:
