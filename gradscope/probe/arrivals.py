@@ -28,6 +28,7 @@ class Arrivals:
         open: Whether the step still records.
         saw_gradient: Whether any arrived.
         spent: Seconds that the hooks took.
+        nested: Backward passes inside others, and inside which.
         wants_total: Whether anything asks for the gradient of an input as a whole.
     """
 
@@ -35,6 +36,7 @@ class Arrivals:
         self.open = True
         self.saw_gradient = False
         self.spent = 0.0
+        self.nested: dict[int, int] = {}
         plan = taker.plan
         self.wants_total = plan.needs("next_input_grad", "input_grad_total", "input_overlap")
         self._taker = taker
@@ -52,6 +54,16 @@ class Arrivals:
     def wants_phi(self) -> bool:
         """Whether anything asks for gradients around an activation function."""
         return bool(self._of_phi)
+
+    def belonging(self, trained: set[int]) -> set[int]:
+        """Return the backward passes that belong together with those that trained something, these included."""
+        roots = {self._root(one) for one in trained}
+        return trained | {one for one in (*self.nested, *self.nested.values()) if self._root(one) in roots}
+
+    def _root(self, task: int) -> int:
+        while task in self.nested:
+            task = self.nested[task]
+        return task
 
     def hook_product(
         self, batch: MicroBatch, product: Product, found: Contribution, entry: torch.Size, output: torch.Size
@@ -98,6 +110,8 @@ class Arrivals:
         batch.backward[task], reading.arrived = reading, True
         if torch.is_grad_enabled():
             batch.provisional.append(task)
+        if batch.within >= 0:
+            self.nested[task] = batch.within
         try:
             program = self._of_output_gradient if sent is None else self._of_gradient
             if program.metrics:

@@ -57,7 +57,7 @@ class Attachment:
     def detach(self) -> None:
         """Remove every hook."""
         if self.recorder is not None:
-            self.recorder.open = False
+            self.recorder.finish()
         self.recorder = None
         self._passes = 0
         self._hooks.remove()
@@ -81,11 +81,16 @@ class Attachment:
         if torch._C._functorch.peek_interpreter_stack() is not None:
             return "called only inside a transform (torch.func): its tensors stand for many"
         if not torch.is_grad_enabled():
-            return "called only without gradient: no_grad, or a reentrant checkpoint (use_reentrant=False is recorded)"
+            return "called only without gradient (no_grad)"
         return "called only in evaluation mode: call model.train() to record"
 
     def _before_forward(self, *_: Any) -> None:
-        if self.recorder is not None and self._counts():
+        if self.recorder is None:
+            return
+        if not self._counts():
+            if self._passes == 0 and not torch.is_grad_enabled() and torch._C._current_graph_task_id() == -1:
+                self.recorder.begin_first_pass()
+        else:
             self._passes += 1
             # A model that calls itself is still in its first pass.
             if self._passes == 1:
@@ -110,19 +115,34 @@ class Attachment:
         def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
             if self.recorder is None:
                 return
+            again = 0
             if not self._counts():
-                self.recorder.uncounted.setdefault(layer.name, self._why_uncounted())
-                return
+                again = self._recomputed(self.recorder, layer)
+                if not again:
+                    self.recorder.uncounted.setdefault(layer.name, self._why_uncounted())
+                    return
             unseen = why_unseen(layer.module, module, output)
             if unseen is not None:
                 self.recorder.uncounted[layer.name] = unseen
                 return
             try:
-                self.recorder.forward(layer, [*args, *kwargs.values()], output)
+                self.recorder.forward(layer, [*args, *kwargs.values()], output, again)
             except Exception as error:
                 self._fault(layer.name, "forward hook", error)
 
         return StepHook(hook)
+
+    def _recomputed(self, recorder: Recorder, layer: Layer) -> int:
+        """Number of the call that a reentrant checkpoint made without gradient and now makes again; 0 for any other."""
+        if is_capturing() or not self._model.training or torch._C._functorch.peek_interpreter_stack() is not None:
+            return 0
+        if torch._C._current_graph_task_id() == -1:
+            recorder.foresee(layer)
+        elif torch.is_grad_enabled():
+            return recorder.recomputed(layer)
+        else:
+            recorder.foresee_again(layer)
+        return 0
 
     def _on_norm(self, module: nn.Module, _args: Any, output: Any) -> None:
         if self.recorder is not None and self._counts():

@@ -285,6 +285,7 @@ class Probe:
     def _write(self, recorder: Recorder) -> None:
         start = self._meter.clock()
         try:
+            recorder.finish()
             add_uncalled(recorder, self._layers, self._scope.limits)
             self._sink.compiled = self._attachment.compiled
             self._sink.write(recorder, scales=self._loss_scale.resolver())

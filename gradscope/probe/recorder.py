@@ -20,6 +20,7 @@ from gradscope.probe.piles import Tally
 from gradscope.probe.plan import Plan
 from gradscope.probe.records import CallRecord, ForwardPass, Key, MicroBatch, Reading, Stage
 from gradscope.probe.reduce import Tape, flat, sample
+from gradscope.probe.reentrant import FirstPasses
 from gradscope.probe.replay import learn, origin_of
 from gradscope.probe.succession import Succession
 from gradscope.probe.taking import Taker
@@ -50,21 +51,15 @@ class Recorder:
         self._taker = Taker(plan, tally, self.tape, fault)
         self._arrivals = Arrivals(self._taker, self._stage)
         self._succession = Succession(self._taker, self._arrivals, known)
+        self._first_passes = FirstPasses()
+        self._foreseen: dict[Key, int] = {}
         self._memos = tally.memos
         # Metrics that run on tensors may want what only the whole graph shows.
         self._learns = not plan.tensor_metrics
         self._of_call = plan.program("forward", "input", "output")
         self._of_u = self._succession.of_u
         self._wants_total = self._arrivals.wants_total
-
-    @property
-    def open(self) -> bool:
-        """Whether the step still records."""
-        return self._arrivals.open
-
-    @open.setter
-    def open(self, value: bool) -> None:
-        self._arrivals.open = value
+        self._wants_sent = self._wants_total or plan.needs("input_grad")
 
     @property
     def saw_gradient(self) -> bool:
@@ -82,6 +77,18 @@ class Recorder:
         for record in self.records.values():
             record.batches.clear()
         self.records = {}
+        self._foreseen.clear()
+        self._first_passes.clear()
+
+    def finish(self) -> None:
+        """End the step: record nothing more, and forget calls without gradient that never came again."""
+        self._arrivals.open = False
+        for key in self._foreseen:
+            if key in self.records and not self.records[key].batches:
+                del self.records[key]
+        self._foreseen.clear()
+        if self._arrivals.nested:
+            self.trained = self._arrivals.belonging(self.trained)
 
     def values(self, record: CallRecord) -> list[Value]:
         """Values of metrics that ran on tensors of a call; those of parameters go to a layer's first call."""
@@ -103,6 +110,7 @@ class Recorder:
             # What waits of earlier passes is reduced now: of rollouts there may be thousands in a step.
             self.tally.settle(self.tape)
         self._stage.current, self._stage.inside = ForwardPass(), True
+        self._first_passes.begin()
 
     def end_pass(self, outputs: object) -> None:
         """End a forward pass: what no layer consumed ends in the model's outputs."""
@@ -119,20 +127,58 @@ class Recorder:
         """Note what a normalization module returned."""
         self._succession.normalized(self._stage.current, output, unit_dim)
 
-    def forward(self, layer: Layer, inputs: Sequence[Any], output: object) -> None:
-        """Record a call of a layer."""
+    def begin_first_pass(self) -> None:
+        """Start a forward pass of the model without gradient."""
+        self._first_passes.begin()
+
+    def foresee(self, layer: Layer) -> None:
+        """Note a call without gradient: should it come again inside the backward pass, this is its place."""
+        key = self._first_passes.note(layer.name)
+        if key not in self.records:
+            self.records[key] = CallRecord(layer, key[1])
+            self._foreseen[key] = 0
+
+    def foresee_again(self, layer: Layer) -> None:
+        """Note that a call without gradient came again inside the backward pass, still without."""
+        self._first_passes.note_again(layer.name)
+
+    def recomputed(self, layer: Layer) -> int:
+        """Return the number of the call that comes again, with gradient; 0 if it has been recorded or is none."""
+        key = self._first_passes.take(layer.name) if self._first_passes else None
+        first = self.records.get((layer.name, 1))
+        if key is None or first is None or len(first.batches) > self._foreseen.get(first.key, 0):
+            return 0
+        if key not in self._foreseen:
+            return 0
+        self._foreseen[key] += 1
+        return key[1]
+
+    def forward(self, layer: Layer, inputs: Sequence[Any], output: object, again: int = 0) -> None:
+        """Record a call of a layer.
+
+        Args:
+            layer: The layer.
+            inputs: What it was given.
+            output: What it returned.
+            again: Number of the call, where one without gradient is recomputed.
+        """
         start = time.perf_counter()
         current = self._stage.current
-        call = current.calls[layer.index] = current.calls.get(layer.index, 0) + 1
+        call = again or current.calls.get(layer.index, 0) + 1
+        current.calls[layer.index] = call
         if not isinstance(output, Tensor):
             self.uncounted[layer.name] = f"its output is {type(output).__name__}, not a tensor"
             return
         key = layer.name, call
         record = self.records.get(key)
-        if record is None:
+        if record is None or not (record.batches or again):
+            self.records.pop(key, None)  # the place of a call without gradient, which is not this one's
             record = self.records[key] = CallRecord(layer, call)
         batch = record.open_batch()
         entry = inputs[0] if inputs and isinstance(inputs[0], Tensor) else _first_tensor(inputs)
+        if again:
+            batch.within = torch._C._current_graph_task_id()
+            record.resolved = entry is not None and entry.grad_fn is not None
         if self._of_call:
             self._taker.take(self._of_call, batch.forward, layer, {"input": entry, "output": output}, changeable=True)
         if self._of_u:
@@ -156,7 +202,10 @@ class Recorder:
         current.products[found.node] = batch
         current.visited.update(found.nodes)
         edge, arrivals = memo.edge, self._arrivals
-        found.node.register_hook(lambda sent, got: arrivals.on_gradient(batch, got[0], sent[edge]))
+        # Before the product's own back-propagation, while its gradient is still in the cache.
+        found.node.register_prehook(lambda got: arrivals.on_gradient(batch, got[0], None))
+        if found.parent is not None and self._wants_sent:
+            found.node.register_hook(lambda sent, got: arrivals.on_contribution(batch, sent[edge]))
         if found.parent is not None:
             batch.sources = [found.parent]
             batch.awaits_total = self._wants_total
@@ -192,7 +241,9 @@ class Recorder:
     def _connect(self, current: ForwardPass, batch: MicroBatch, entry: Tensor) -> None:
         """Find the calls that this input comes from, and await its gradient."""
         record = batch.record
+        before = set(current.visited) if self._first_passes.in_this_pass else None
         reached = trace(entry.grad_fn, current.products, current.visited)
+        is_hidden = before is not None and any(map(self._first_passes.hides, current.visited - before))
         understood = [self._succession.resolve(current, one.call, one.path, entry) for one in reached]
         if self._learns and len(reached) == 1:
             parent, way = reached[0].call, current.ways[reached[0].call]
@@ -201,11 +252,14 @@ class Recorder:
                 current.origins[batch] = found
         # A call seen for the first time changes who comes before the calls after it.
         current.discovering = current.discovering or record.key not in self._known
-        if current.discovering and not record.parents:
-            before = ancestors(entry.grad_fn, current.products, current.memo)
-            record.parents = frozenset(parent.record.key for parent in before)
+        if is_hidden:
+            record.resolved = False
+        elif current.discovering and not record.parents:
+            parents = ancestors(entry.grad_fn, current.products, current.memo)
+            record.parents = frozenset(parent.record.key for parent in parents)
             record.resolved = all(understood)
-        batch.sources = [one.call for one in reached]
+        # What goes into a checkpoint is not what comes out of it.
+        batch.sources = [] if is_hidden else [one.call for one in reached]
         batch.awaits_total = self._wants_total
         if self._wants_total:
             on_gradient(entry, lambda grad: self._arrivals.on_total(batch, grad))

@@ -55,6 +55,7 @@ class MicroBatch:
         awaits_total: Whether the gradient of its input will be read once it is complete.
         provisional: Backward passes that only made a graph of the gradient (``create_graph``).
         chosen: Backward passes that count; set when the step ends.
+        within: The backward pass inside which it was recomputed (a reentrant checkpoint); -1 for any other call.
     """
 
     record: CallRecord
@@ -67,6 +68,7 @@ class MicroBatch:
     awaits_total: bool = False
     provisional: list[int] = field(default_factory=list)
     chosen: list[int] | None = None
+    within: int = -1
 
     @property
     def fired(self) -> int:

@@ -66,7 +66,7 @@ class Sink:
             skipped: Whether it was cut short; `scales` know what a scaler skipped.
             scales: What its gradients carry of the loss scale; None where there is none.
         """
-        recorder.open = False
+        recorder.finish()
         records = list(recorder.records.values())
         readings = [recorder.readings(record) for record in records]
         if not self.tally.is_on_host:
