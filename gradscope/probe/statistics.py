@@ -20,8 +20,11 @@ LEAST_UNITS = 16
 ROW = 512
 Array = NDArray[np.float64]
 Rows = NDArray[np.float32] | NDArray[np.float64]
-# Between these a float32 sum of squares has lost nothing that matters to a relative error of 1e-6.
-_LOW, _HIGH = 1e-20, 1e37
+# A float32 sum of squares below this, an entry, may have lost small squares even where subnormal numbers are flushed to
+# zero; one above the other is close to overflow. Between them it is right to a relative error of 1e-6.
+_LOW, _HIGH = 2e-32, 1e37
+# What brings vanishing gradients into that range: a power of two, so that nothing is rounded.
+_RAISE = np.float32(2.0**60)
 # Below this share of the sum of squares the deviations have cancelled away.
 _CANCELLED = 0.1
 _ONES = np.ones(ROW, np.float32)
@@ -30,20 +33,15 @@ _ONES = np.ones(ROW, np.float32)
 def squares(rows: Rows) -> Array:
     """Sum of squares of every row.
 
-    A float32 pass, redone in float64 where its result leaves the safe range.
+    A float32 pass; where its result leaves the safe range, one of the entries raised by a power of two, or in float64.
     """
+    if len(rows) == 1:
+        return np.asarray([square_sum(rows[0])])
     if rows.dtype == np.float64:
         return np.asarray(np.vecdot(rows, rows), dtype=np.float64)
     found = _in_pieces(rows, None)
-    if len(found) == 1:
-        if not _LOW < found[0] < _HIGH:
-            wide = rows.astype(np.float64)
-            found = np.asarray(np.vecdot(wide, wide), dtype=np.float64)
-        return found
-    unsafe = ~((found > _LOW) & (found < _HIGH))
-    if unsafe.any():
-        wide = rows[unsafe].astype(np.float64)
-        found[unsafe] = np.vecdot(wide, wide)
+    for row in np.flatnonzero(~((found > _LOW * rows.shape[1]) & (found < _HIGH))):
+        found[row] = _careful_square_sum(rows[row])
     return found
 
 
@@ -59,12 +57,25 @@ def sums(rows: Rows) -> Array:
 
 def square_sum(vector: Rows) -> float:
     """Sum of squares of one vector: what `squares` does, with fewer calls."""
+    if vector.dtype == np.float64:
+        return float(np.vecdot(vector, vector))
+    found = _square_sum(vector)
+    return found if _LOW * len(vector) < found < _HIGH else _careful_square_sum(vector)
+
+
+def _square_sum(vector: Rows) -> float:
     pieces = _cut(vector)
     if pieces is None:
-        return float(squares(vector[None])[0])
-    found = float(np.add.reduce(np.vecdot(pieces, pieces), dtype=np.float64))
-    if _LOW < found < _HIGH:
-        return found
+        return float(_in_pieces(vector[None], None)[0])
+    return float(np.add.reduce(np.vecdot(pieces, pieces), dtype=np.float64))
+
+
+def _careful_square_sum(vector: Rows) -> float:
+    """The same of a float32 vector whose squares leave the range of float32, or come close."""
+    raised = np.multiply(vector, _RAISE, out=scratch(vector, 2))
+    found = _square_sum(raised)
+    if _LOW * len(vector) < found < _HIGH:
+        return found / float(_RAISE) ** 2
     wide = vector.astype(np.float64)
     return float(np.vecdot(wide, wide))
 
@@ -180,7 +191,7 @@ def spread(blocks: Rows) -> Array:
     total = np.add.reduce(moved, axis=1)
     np.multiply(moved, moved, out=moved)
     power = np.add.reduce(moved, axis=1)
-    if blocks.dtype == np.float32 and not _LOW < float(power.max()) < _HIGH:
+    if blocks.dtype == np.float32 and not _LOW * count < float(power.max()) < _HIGH:
         return spread(blocks.astype(np.float64))
     variance = (power - total * total / count) / (count - 1)
     deviation = np.sqrt(np.maximum(variance, 0.0, out=variance), out=variance)
@@ -222,7 +233,7 @@ def slope_of_sigmoid(value: Rows) -> Any:
 def overlap(first: Rows, second: Rows) -> float:
     """Scalar product of two vectors, in float32 over short pieces, in float64 where that leaves the safe range."""
     narrow = first.dtype == np.float32 and second.dtype == np.float32
-    if narrow and not all(_LOW < square_sum(one) < _HIGH for one in (first, second)):
+    if narrow and not all(_LOW * len(one) < square_sum(one) < _HIGH for one in (first, second)):
         first, second = first.astype(np.float64), second.astype(np.float64)
     if first.dtype == np.float64 or second.dtype == np.float64:
         return float(np.vecdot(first, second))
