@@ -26,8 +26,20 @@ def exploding(run: Run) -> list[Finding] | NotApplicable:
     """Find a gradient that grows layer by layer towards the input.
 
     It holds at a step if the 95 % interval of the decay (the t-interval of the increments of ln|dL/dz| along
-    the trunk's hidden layers) lies wholly above 1 **and** the total is more than a decade: slope *
-    increments > ln 10. Both are ratios: scale of the loss, width and batch do not matter.
+    the trunk's hidden layers) lies wholly above 1 **and** the gradient that arrives is more than a decade above
+    that which set out, at this step and at the first one taken:
+
+        |dL/dz_1|(t) > 10 max(|dL/dz_H|(t), |dL/dz_H|(0))        (z_1 lowest, z_H highest hidden layer)
+
+    Why the first step as well: training shrinks the error signal and makes weights larger. Where the signal has
+    fallen by more decades than the layers add, nothing explodes, however certain the growth: the lowest layer of
+    a converged training receives 1e-5 of what it once did. What set out at the first step is the measure of what
+    the learning rate was chosen for. With g(t) = ln|dL/dz_1|(t) - ln|dL/dz_H|(t), the total at step t, and
+    f(t) = ln|dL/dz_H|(0) - ln|dL/dz_H|(t), by what the signal has fallen, the condition is g(t) - max(f(t), 0) >
+    ln 10: at the first step the total alone, and a signal that has grown since is no excuse for it. A net that
+    trains drifts to totals of 5 to 13 while its loss falls, and stays silent; one that goes on multiplying an
+    error that does not fall does not. All of these are ratios within one run: scale of the loss, width and batch
+    do not matter.
 
     Severity: critical where the total is above 70, else warning; note where it held at the first recorded
     step and no longer at the last.
@@ -35,8 +47,17 @@ def exploding(run: Run) -> list[Finding] | NotApplicable:
     return examine(_TREND, run)
 
 
-def _holds(seen: Passage) -> bool:
-    return not seen.blocked and seen.decay.low > 1.0 and seen.decay.decades > 1.0
+def _holds(seen: Passage, start: Passage | None) -> bool:
+    if seen.blocked or not seen.decay.low > 1.0:
+        return False
+    return seen.decay.decades - _fallen(seen, start) > 1.0
+
+
+def _fallen(seen: Passage, start: Passage | None) -> float:
+    """Return the decades that the gradient has fallen, where it sets out, since the first step; 0 if unknown."""
+    if start is None or start.blocked:
+        return 0.0
+    return max(math.log10(start.entry) - math.log10(seen.entry), 0.0)
 
 
 def _severe(seen: Passage) -> bool:

@@ -52,6 +52,7 @@ class Passage:
         path: Depths of the hidden layers used, ascending; with the head where nothing reaches any layer.
         blocked: The lowest of them receives an exact zero.
         last: Where blocked, the lowest layer that still receives a gradient; None where no layer does.
+        entry: Norm of the output gradient of the highest of them; NaN where blocked.
     """
 
     step: int
@@ -59,6 +60,7 @@ class Passage:
     path: tuple[int, ...]
     blocked: bool
     last: Last | None = None
+    entry: float = math.nan
 
     @property
     def silent(self) -> bool:
@@ -95,7 +97,7 @@ def passage(run: Run, step: int) -> Passage | NotApplicable:
     if math.isnan(decay.low):
         which = "some layers" if values.any() else "every layer"
         return NotApplicable(f"the output gradient is exactly zero in {which} of the trunk at step {step}")
-    return Passage(step, decay, hidden, blocked=False)
+    return Passage(step, decay, hidden, blocked=False, entry=float(profile[hidden[-1]]))
 
 
 def first_and_last(run: Run) -> tuple[Passage | NotApplicable, Passage | NotApplicable] | NotApplicable:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from gradscope.checks.finding import Finding, NotApplicable, Severity
 from gradscope.checks.passage import (
@@ -29,7 +30,7 @@ class Trend:
     Attributes:
         code: Name of the check.
         title: Title of its finding.
-        holds: Whether a passage shows it.
+        holds: Whether a passage shows it, given that of the first step taken, where there is one.
         severe: Whether a passage that shows it is critical.
         remedy: What to try, given the passage, the activation function and the ledger's split.
         general: What to try where it is not known which factor is to blame.
@@ -38,7 +39,7 @@ class Trend:
 
     code: str
     title: str
-    holds: Callable[[Passage], bool]
+    holds: Callable[[Passage, Passage | None], bool]
     severe: Callable[[Passage], bool]
     remedy: Callable[[Passage, str, Split], str]
     general: str
@@ -50,27 +51,40 @@ def examine(trend: Trend, run: Run) -> list[Finding] | NotApplicable:
     ends = first_and_last(run)
     if isinstance(ends, NotApplicable):
         return ends
-    first, last = (_judgeable(trend, one) for one in ends)
+    start = ends[0] if isinstance(ends[0], Passage) else None
+    holds = partial(_holds, trend, start)
+    first, last = (_judgeable(holds, one) for one in ends)
     if isinstance(first, NotApplicable) and isinstance(last, NotApplicable):
         return last
-    early = first if isinstance(first, Passage) and trend.holds(first) else None
-    late = last if isinstance(last, Passage) and trend.holds(last) else None
+    early = first if isinstance(first, Passage) and holds(first) else None
+    late = last if isinstance(last, Passage) and holds(last) else None
     worst = late or early
-    return [] if worst is None else [_finding(trend, run, worst, early, late)]
+    return [] if worst is None else [_finding(trend, run, worst, early, late, holds)]
 
 
-def _judgeable(trend: Trend, seen: Passage | NotApplicable) -> Passage | NotApplicable:
+def _holds(trend: Trend, start: Passage | None, seen: Passage) -> bool:
+    return trend.holds(seen, start)
+
+
+def _judgeable(holds: Callable[[Passage], bool], seen: Passage | NotApplicable) -> Passage | NotApplicable:
     """Nothing can be said of the passage of a gradient that is zero everywhere, but that it is so."""
-    if isinstance(seen, Passage) and seen.silent and not trend.holds(seen):
+    if isinstance(seen, Passage) and seen.silent and not holds(seen):
         return NotApplicable(f"the output gradient is exactly zero in every layer at step {seen.step}")
     return seen
 
 
-def _finding(trend: Trend, run: Run, seen: Passage, early: Passage | None, late: Passage | None) -> Finding:
+def _finding(
+    trend: Trend,
+    run: Run,
+    seen: Passage,
+    early: Passage | None,
+    late: Passage | None,
+    holds: Callable[[Passage], bool],
+) -> Finding:
     gaps = () if seen.silent else unwatched(run, seen)
     share = UNSAID if gaps or seen.silent else split(run, seen)
     activation = activation_of(run, seen.path)
-    since = holds_since(run, trend.holds) if late and not early else seen.step
+    since = holds_since(run, holds) if late and not early else seen.step
     when = duration(early.step if early else None, late.step if late else None, since)
     return Finding(
         code=trend.code,

@@ -47,7 +47,7 @@ def vanishing(run: Run) -> list[Finding] | NotApplicable:
     return examine(_TREND, run)
 
 
-def _holds(seen: Passage) -> bool:
+def _holds(seen: Passage, _: Passage | None) -> bool:
     return seen.blocked or (seen.decay.high < 1.0 and seen.decay.decades < -1.0)
 
 

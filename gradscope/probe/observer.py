@@ -117,9 +117,10 @@ class Probe:
         process. Own work is timed: hooks, reading of parameters, writing. The second is how much longer the rest of a
         recorded step, and of the two after it, is than the third: torch calling hooks, cold caches. It is the median
         of the last 31 periods, at least 0 and at most the own work; 20 % of that where there are not yet 5 periods,
-        or every step is recorded. Counted since the probe was made; with ``every="auto"`` since the first recorded
-        step, and anew where ``every`` is raised (until a step is recorded, what is expected of it). 0 before the first
-        step is recorded. On a GPU it is the host's time: kernels of ours that the host does not wait for are not in it.
+        or every step or every second is recorded. Counted since the probe was made; with ``every="auto"`` since the
+        first recorded step, and anew where ``every`` is raised (until a step is recorded, what is expected of it).
+        0 before the first step is recorded. On a GPU it is the host's time: kernels of ours that the host does not
+        wait for are not in it.
         """
         return self._meter.cost
 

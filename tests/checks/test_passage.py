@@ -71,6 +71,17 @@ def test_severity_of_exploding_follows_the_total(record: Record, total: float, s
     assert (one.code, one.severity) == ("exploding", severity)
 
 
+@pytest.mark.parametrize("loss", [1e-6, 1.0, 1e6])
+@pytest.mark.parametrize(("fallen", "found"), [(1e-5, []), (0.09, []), (0.11, ["exploding"]), (30.0, ["exploding"])])
+def test_growth_matters_where_the_signal_has_not_fallen_by_more(
+    record: Record, loss: float, fallen: float, found: list[str]
+) -> None:
+    """At the last step the gradient grows a hundredfold, out of a signal that has fallen since the first."""
+    first = [loss * one for one in geometric(1.0, 9)]
+    last = [loss * fallen * one for one in geometric(100.0 ** (1 / 8), 9)]
+    assert list(diagnose(record({0: first, 10: last})).codes) == found
+
+
 @pytest.mark.parametrize("total", [0.11, 1.0, 9.0])
 def test_less_than_a_decade_is_silent_however_certain(record: Record, total: float) -> None:
     assert diagnose(record({0: geometric(total ** (1 / 9), 10)})).healthy == HEALTHY
