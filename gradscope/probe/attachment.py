@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from gradscope.probe.compiled import called_from_compiled, eager_steps, holds_compiled
+from gradscope.probe.computed import parametrization_of
 from gradscope.probe.distributed import why_unseen
 from gradscope.probe.hooks import HookSet, StepHook, is_capturing, norm_modules, norm_unit_dim
 from gradscope.probe.layers import Layer
@@ -49,6 +50,9 @@ class Attachment:
             return
         for layer in self._layers:
             self._hooks.add(layer.module.register_forward_hook(self._layer_hook(layer), with_kwargs=True))
+            parametrization = parametrization_of(layer.module)
+            if parametrization is not None:
+                self._hooks.add(parametrization.register_forward_hook(self._weight_hook(layer)))
         for module in norm_modules(self._model) if self._watch_norms else ():
             self._hooks.add(module.register_forward_hook(StepHook(self._on_norm)))
         self._hooks.add(self._model.register_forward_pre_hook(StepHook(self._before_forward)))
@@ -126,9 +130,18 @@ class Attachment:
                 self.recorder.uncounted[layer.name] = unseen
                 return
             try:
+                if "weight" not in module._parameters:
+                    self.recorder.computed.used(layer, module)
                 self.recorder.forward(layer, [*args, *kwargs.values()], output, again)
             except Exception as error:
                 self._fault(layer.name, "forward hook", error)
+
+        return StepHook(hook)
+
+    def _weight_hook(self, layer: Layer) -> StepHook:
+        def hook(_module: nn.Module, _args: Any, weight: Any) -> None:
+            if self.recorder is not None:
+                self.recorder.computed.made(layer, weight)
 
         return StepHook(hook)
 

@@ -18,7 +18,18 @@ NEVER_CALLED = (
 )
 # What keeps a backward pass from being known, wholly or in part, leaves what the forward pass showed.
 FORWARD_ONLY = ("no_gradient", "unused", "missed", "repeated", "no_contribution", "error")
-PARAMETERS = {"trained": YES, "frozen": PART, "unused": PART, "computed, with a bias": PART, "computed": NO}
+PARAMETERS = {
+    "trained": YES,
+    "frozen": PART,
+    "unused": PART,
+    "computed, seen": PART,
+    "computed, with a bias": PART,
+    "computed": NO,
+}
+COMPUTED = (
+    "its weight is computed (parametrized): recorded as the forward pass used it, with its gradient before clipping; "
+    "no raw gradient and no update"
+)
 EAGERLY = "; what is compiled ran eagerly for this step"
 
 
@@ -57,6 +68,7 @@ def survey(
     scope: Scope | None = None,
     read: Collection[str] = (),
     compiled: bool = False,
+    computed: Collection[str] = (),
 ) -> list[Coverage]:
     """Judge every layer of a recorded step, and name those that are not watched.
 
@@ -68,6 +80,7 @@ def survey(
         scope: What the probe can see of the model.
         read: Names of layers whose parameters were read.
         compiled: Whether something compiled ran eagerly for this step.
+        computed: Names of layers that compute their weights, where these were seen.
     """
     scope = scope or Scope()
     by_layer: dict[Layer, list[CallRecord]] = {}
@@ -79,7 +92,8 @@ def survey(
         seen = tuple(_seen(one) for one in calls if one.batches)
         given = _given(name, bool(seen), uncounted, faults, scope) if not seen or faults else None
         has_row = bool(calls) and name in read
-        found.append(judge(name, seen, given, _weight_of(layer, seen), has_row, compiled and bool(seen), scope.tiers))
+        weight = _weight_of(layer, seen, name in computed)
+        found.append(judge(name, seen, given, weight, has_row, compiled and bool(seen), scope.tiers))
     return [*found, *unwatched(scope)]
 
 
@@ -109,12 +123,14 @@ def _given(
     return scope.limits.get(name) or (("uncounted", uncounted[name]) if name in uncounted else NEVER_CALLED)
 
 
-def _weight_of(layer: Layer, seen: Sequence[Seen]) -> str:
+def _weight_of(layer: Layer, seen: Sequence[Seen], is_computed: bool) -> str:
     """Say of a layer's weight: ``computed``, ``frozen``, ``trained``, or ``unused`` where no gradient reached it."""
     weight = layer.weight
     silent = bool(seen) and not any(one.fired for one in seen)
     if silent and any(one.requires_grad for one in layer.module.parameters()) and not has_gradient(layer.module):
         return "unused"
+    if weight is None and is_computed:
+        return "computed, seen"
     if weight is None:
         return "computed" if layer.bias is None else "computed, with a bias"
     return "trained" if weight.requires_grad else "frozen"
@@ -183,6 +199,8 @@ def _of_gradients(seen: Sequence[Seen], weight: str) -> tuple[str, str] | None:
 
 
 def _of_weight(weight: str) -> tuple[str, str] | None:
+    if weight == "computed, seen":
+        return "computed_weight", COMPUTED
     if weight.startswith("computed"):
         return "computed_weight", "its weight is computed (parametrized), not a parameter: no weight metrics"
     if weight == "frozen":

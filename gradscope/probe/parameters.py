@@ -73,9 +73,23 @@ class ParameterReader:
                 self._handles.append(on_accumulation(weight, hook))
                 if mine is not None:
                     self._handles.append(mine)
+        for parameter in self._behind_computed():
+            self._armed.append(id(parameter))
+            self._handles.append(on_accumulation(parameter, self._note_trained))
 
     def _still_fits(self) -> bool:
-        return self._armed == [id(weight) for _, weight, _ in self._all() if _has_raw_gradient(weight)]
+        weights = [weight for _, weight, _ in self._all() if _has_raw_gradient(weight)]
+        return self._armed == [id(one) for one in (*weights, *self._behind_computed())]
+
+    def _behind_computed(self) -> list[nn.Parameter]:
+        """A parameter of every layer that computes its weight: its gradient shows which backward passes train it."""
+        layers = [layer for layer, weight, _ in self._all() if weight is None]
+        found = [next(filter(_has_raw_gradient, layer.module.parameters()), None) for layer in layers]
+        return [one for one in found if one is not None]
+
+    def _note_trained(self, _: Tensor) -> None:
+        if self._recorder is not None:
+            self._recorder.trained.add(torch._C._current_graph_task_id())
 
     def _all(self) -> list[tuple[Layer, Parameter, Parameter]]:
         """Layers with weight and bias; looked up anew where a module has another parameter than before."""
@@ -146,8 +160,19 @@ class ParameterReader:
                     found["raw"] = self._raw.get(layer, _NOTHING)
             except Exception as error:
                 self._fault(layer.name, "parameters", error)
+        if recorder.computed and "weight_grad" in names:
+            self._read_computed(recorder, optimizer)
         # The optimizer is about to change what waits.
         recorder.tally.gather(recorder.tape)
+
+    def _read_computed(self, recorder: Recorder, optimizer: Optimizer | None) -> None:
+        """Read weights that layers compute, as the forward pass used them, with their gradients."""
+        program = self._plan.program("step", *VALUES, *GRADIENTS)
+        mine = None if optimizer is None else self._ids_of(optimizer)
+        for layer, tensors in recorder.computed.read(recorder.trained):
+            if mine is None or any(id(one) in mine for one in layer.module.parameters()):
+                found = recorder.parameters.setdefault(layer.name, {})
+                found["computed"] = self._reading(recorder, layer, program, tensors)
 
     def _remember(self, recorder: Recorder, roster: Iterable[tuple[Layer, Parameter, Parameter]]) -> None:
         """Keep samples of weights as they are before the optimizer step, in one vector for each type and device."""
@@ -222,15 +247,19 @@ class ParameterReader:
         found = self._all()
         if optimizer is None:
             return found
-        mine = self._owned.get(id(optimizer))
-        if mine is None:
-            mine = frozenset(id(parameter) for group in optimizer.param_groups for parameter in group["params"])
-            self._owned[id(optimizer)] = mine
+        mine = self._ids_of(optimizer)
         own = [
             (layer, weight if id(weight) in mine else None, bias if id(bias) in mine else None)
             for layer, weight, bias in found
         ]
         return [one for one in own if one[1] is not None or one[2] is not None]
+
+    def _ids_of(self, optimizer: Optimizer) -> frozenset[int]:
+        mine = self._owned.get(id(optimizer))
+        if mine is None:
+            mine = frozenset(id(parameter) for group in optimizer.param_groups for parameter in group["params"])
+            self._owned[id(optimizer)] = mine
+        return mine
 
     def _joined(self, what: str, pieces: list[Tensor]) -> Tensor:
         """Pieces one after the other, in memory that is used again: fresh memory costs page faults."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gradscope.probe.arrivals import Arrivals
 from gradscope.probe.capture import FaultHandler, Value
+from gradscope.probe.computed import ComputedWeights
 from gradscope.probe.contribution import Contribution, find_contribution
 from gradscope.probe.graph import ancestors, find_product, trace
 from gradscope.probe.hooks import on_gradient
@@ -44,6 +45,7 @@ class Recorder:
         self.records: dict[Key, CallRecord] = {}
         self.parameters: dict[str, dict[str, Reading]] = {}
         self.uncounted: dict[str, str] = {}
+        self.computed = ComputedWeights()
         self.trained: set[int] = set()
         self.spent = 0.0
         self._known = known
@@ -79,6 +81,7 @@ class Recorder:
         self.records = {}
         self._foreseen.clear()
         self._first_passes.clear()
+        self.computed.clear()
 
     def finish(self) -> None:
         """End the step: record nothing more, and forget calls without gradient that never came again."""

@@ -50,7 +50,10 @@ class ScaleNotes:
         # Where no hook fires, as in compiled code, the weight gradient still carries the scale of its backward pass.
         error = error or {float(numbers[place]) for place, _ in self.stretches} or {1.0}
         told = len(error) == 1 and self.unknown.isdisjoint(mine)
-        return Scales(error.pop() if told else float("nan"), weight, bias, self._skipped(mine, numbers))
+        carried = error.pop() if told else float("nan")
+        # The gradient of a computed weight is what the backward pass left: no optimizer holds it.
+        weight = carried if mine[0] == id(None) else weight
+        return Scales(carried, weight, bias, self._skipped(mine, numbers))
 
     def _skipped(self, mine: tuple[int, int], numbers: NDArray[np.float64]) -> bool:
         found = [(parameters, numbers[place] != 0) for parameters, place in self.found]

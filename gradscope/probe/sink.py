@@ -140,7 +140,10 @@ class Sink:
             return
         self._seen = seen
         read = recorder.parameters.keys()
-        found = survey(self._layers, records, recorder.uncounted, self._faults, self.scope, read, self.compiled)
+        seen_weights = recorder.computed.names
+        found = survey(
+            self._layers, records, recorder.uncounted, self._faults, self.scope, read, self.compiled, seen_weights
+        )
         found = [self._sharded.noted(one) for one in found]
         changed = [one for one in found if self._coverage.get(one.layer) != one]
         if changed:

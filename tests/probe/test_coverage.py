@@ -78,7 +78,7 @@ def test_what_coverage_promises_is_what_the_rows_hold(tmp_path: Path) -> None:
     run = train_zoo(tmp_path / "run").run
     held = {name: set(run.rows(name).dropna()["layer"]) for name in run.metrics}
     for name, (_, parameters, boundaries, units) in EXPECTED.items():
-        assert (name in held["weight_grad_norm"]) == (parameters == "yes"), name
+        assert (name in held["weight_grad_norm_raw"]) == (parameters == "yes"), name
         assert (name in held["output_rms"]) == (boundaries != "no"), name
         assert (name in held["output_grad_norm"]) == (boundaries == "yes"), name
         assert (name in held["dead_fraction"]) == (units == "yes"), name
