@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from gradscope.probe.capture import Captured, FaultHandler, measure
 from gradscope.probe.distributed import LocalGradient, is_sharded, local, world_size
 from gradscope.probe.hooks import on_accumulation
-from gradscope.probe.layers import Layer
+from gradscope.probe.layers import Layer, plain
 from gradscope.probe.piles import SAMPLED, WHOLE, copy_if_small
 from gradscope.probe.plan import Plan, Program
 from gradscope.probe.recorder import Recorder
@@ -84,7 +84,8 @@ class ParameterReader:
     def _behind_computed(self) -> list[nn.Parameter]:
         """A parameter of every layer that computes its weight: its gradient shows which backward passes train it."""
         layers = [layer for layer, weight, _ in self._all() if weight is None]
-        found = [next(filter(_has_raw_gradient, layer.module.parameters()), None) for layer in layers]
+        shaped = [[one for one in layer.module.parameters() if plain(one) is not None] for layer in layers]
+        found = [next(filter(_has_raw_gradient, parameters), None) for parameters in shaped]
         return [one for one in found if one is not None]
 
     def _note_trained(self, _: Tensor) -> None:
