@@ -35,7 +35,7 @@ from gradscope.probe.sharded import ShardedLayers
 from gradscope.runs import Writer
 
 # What may wait: rows, and the time since the last rows were made.
-PATIENT_ROWS, PATIENT_SECONDS = 8192, 0.5
+PATIENT_ROWS, PATIENT_SECONDS = 8192, 0.9
 Fault = Callable[[int, str, str, Exception], None]
 Look = Callable[[NDArray[np.int64], Array, Mask], None]
 

@@ -221,7 +221,7 @@ def test_layers_that_never_ran_are_said_to_be_so(tmp_path: Path) -> None:
         ("eval", "called only in evaluation mode: call model.train() to record"),
         (
             "no_grad",
-            "called only without gradient: no_grad, or a reentrant checkpoint (use_reentrant=False is recorded)",
+            "called only without gradient (no_grad)",
         ),
     ],
 )
