@@ -271,7 +271,8 @@ def test_parametrized_and_lazy_layers(tmp_path: Path) -> None:
     assert run.layers["kind"].tolist() == ["Linear", "Linear"]
     assert run.layers["fan_in"].tolist() == [5, 8]
     assert run.frame("output_grad_norm").notna().all(axis=None)
-    assert run.frame("weight_grad_norm").columns.tolist() == [1]
+    assert run.frame("weight_grad_norm").columns.tolist() == [1, 2]
+    assert run.frame("update_ratio").columns.tolist() in ([], [1])
 
 
 def test_layers_called_outside_the_model_s_forward(tmp_path: Path) -> None:
