@@ -46,6 +46,7 @@ class ParameterReader:
         self._raw: dict[Layer, Reading] = {}
         self._memory: dict[Any, Tensor] = {}
         self._owned: dict[int, frozenset[int]] = {}
+        self._computing: list[Layer] = []
         self._of_raw = plan.program("step", "weight_grad_raw")
         self._of_update = plan.program("step", "weight_update")
         wanted = plan.statistics
@@ -83,8 +84,9 @@ class ParameterReader:
 
     def _behind_computed(self) -> list[nn.Parameter]:
         """A parameter of every layer that computes its weight: its gradient shows which backward passes train it."""
-        layers = [layer for layer, weight, _ in self._all() if weight is None]
-        shaped = [[one for one in layer.module.parameters() if plain(one) is not None] for layer in layers]
+        if not self._computing:
+            return []
+        shaped = [[one for one in layer.module.parameters() if plain(one) is not None] for layer in self._computing]
         found = [next(filter(_has_raw_gradient, parameters), None) for parameters in shaped]
         return [one for one in found if one is not None]
 
@@ -99,6 +101,7 @@ class ParameterReader:
         ids = [(id(w := one.get("weight")), type(w), id(one.get("bias"))) for one in held]
         if ids != self._ids:
             self._roster = [(layer, layer.weight, layer.bias) for layer in self._layers]
+            self._computing = [layer for layer, weight, _ in self._roster if weight is None]
             sharded = any(is_sharded(one) for _, *both in self._roster for one in both)
             self._ids, self._part = ids, local if sharded else _same
         return self._roster
