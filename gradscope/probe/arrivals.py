@@ -139,7 +139,7 @@ class Arrivals:
 
     def _keep_own(self, batch: MicroBatch, reading: Reading, sent: Tensor) -> None:
         if batch.awaits_total:
-            batch.own = sent
+            batch.own, batch.own_version = sent, sent._version
         elif "input_grad" in self._wants:
             self._taker.note("input_grad", sent, batch.record.layer.unit_dim, reading)
 
@@ -161,6 +161,8 @@ class Arrivals:
         layer = batch.record.layer
         try:
             sent, batch.own = batch.own, None
+            if sent is not None and sent._version != batch.own_version:
+                sent = None  # a hook of somebody else changed it in place: what it was is not known
             alike = sent is not None and sent.data_ptr() == grad.data_ptr() and sent.shape == grad.shape
             self._note_total(batch, reading, task, grad, sent, alike)
             if self._of_total.metrics:

@@ -34,8 +34,8 @@ from gradscope.probe.scaling import Scales, unscaled
 from gradscope.probe.sharded import ShardedLayers
 from gradscope.runs import Writer
 
-# What may wait: rows, and the time since the last rows were made.
-PATIENT_ROWS, PATIENT_SECONDS = 8192, 0.9
+# What may wait: rows, shapes of tensors, and the time since the last rows were made.
+PATIENT_ROWS, PATIENT_PILES, PATIENT_SECONDS = 8192, 512, 0.9
 Fault = Callable[[int, str, str, Exception], None]
 Look = Callable[[NDArray[np.int64], Array, Mask], None]
 
@@ -125,10 +125,8 @@ class Backlog:
         late = time.monotonic() - self._settled > PATIENT_SECONDS
         if sharded.exist:
             self.settle(sharded)
-        elif late or self._rows > PATIENT_ROWS or not self.tally.is_on_host:
+        elif late or self._rows > PATIENT_ROWS or len(self.tally) > PATIENT_PILES or not self.tally.is_on_host:
             self.settle()
-        else:
-            self.tally.gather(Tape())
 
     def settle(self, sharded: ShardedLayers | None = None) -> None:
         """Make the rows of everything taken in."""

@@ -14,7 +14,7 @@ from gradscope.probe.capture import Captured, FaultHandler, measure
 from gradscope.probe.distributed import LocalGradient, is_sharded, local, world_size
 from gradscope.probe.hooks import on_accumulation
 from gradscope.probe.layers import Layer, plain
-from gradscope.probe.piles import SAMPLED, WHOLE, copy_if_small
+from gradscope.probe.piles import SAMPLED, WHOLE
 from gradscope.probe.plan import Plan, Program
 from gradscope.probe.recorder import Recorder
 from gradscope.probe.records import Reading
@@ -129,7 +129,7 @@ class ParameterReader:
                     return
                 # Micro-batches accumulate into one gradient: the last reading is the whole.
                 if weight.grad is not None:
-                    grads: Tensors = {"weight_grad_raw": copy_if_small(weight.grad)}
+                    grads: Tensors = {"weight_grad_raw": weight.grad}
                     self._raw[layer] = self._reading(recorder, layer, self._of_raw, grads)
             except Exception as error:
                 self._fault(layer.name, "gradient hook", error)
@@ -166,8 +166,6 @@ class ParameterReader:
                 self._fault(layer.name, "parameters", error)
         if recorder.computed and "weight_grad" in names:
             self._read_computed(recorder, optimizer)
-        # The optimizer is about to change what waits.
-        recorder.tally.gather(recorder.tape)
 
     def _read_computed(self, recorder: Recorder, optimizer: Optimizer | None) -> None:
         """Read weights that layers compute, as the forward pass used them, with their gradients."""

@@ -25,7 +25,7 @@ PHI = "phi"
 # Statistics that a sample shows as well, and those that take all entries.
 SAMPLED = ("zeros", "small", "power")
 WHOLE = ("moments", "squares", "spread", "histogram")
-MOST_PILES, MOST_WAITING = 4096, 256
+MOST_WAITING = 256
 # Bytes of copies that a pile may hold for later steps.
 PATIENT_BYTES = 256 << 10
 Array = NDArray[np.float64]
@@ -39,7 +39,6 @@ class Pile:
         reducer: How it is taken.
         on_host: Whether they lie on the host.
         size: Tensors added since the last clearing.
-        lost: Which of them were changed in place before they could be read.
         tables: Their statistics, shape (k, numbers), in order.
         bins: Their histograms by signal.
         shares: Share of zero slopes by unit.
@@ -49,10 +48,11 @@ class Pile:
         self.layout = layout
         self.reducer = Reducer(layout, tensor)
         self.on_host = reduce.on_host(tensor)
-        self._waits = tensor.numel() <= SMALL
-        self._tensors: list[Tensor] = []
-        self._versions: list[int] = []
-        self._buffer: Tensor | None = None
+        self._waits = tensor.numel() <= SMALL and tensor.layout is torch.strided
+        fitting = PATIENT_BYTES // max(tensor.numel() * tensor.element_size(), 1)
+        self._most = max(min(fitting, MOST_WAITING), 1)
+        self._buffer = tensor.new_empty((0, *tensor.shape)) if self._waits else None
+        self._array: Any = None
         self._filled = 0
         self._rows: list[list[float]] = []
         self._fetching: list[Callable[[Array], None]] = []
@@ -60,18 +60,18 @@ class Pile:
 
     def clear(self) -> None:
         """Forget everything."""
-        self._tensors.clear()
-        self._versions.clear()
         self._filled = 0
         self._rows.clear()
         self.size = 0
-        self.lost: set[int] = set()
         self.tables: list[Array] = []
         self.bins: dict[str, list[Array]] = {}
         self.shares: list[Array] = []
 
     def add(self, tensor: Tensor, tape: Tape, exact: bool = True) -> int:
         """Add a tensor and return its place.
+
+        A small one is copied: what is only referred to may be changed out of sight, or its memory given back, before it
+        is read.
 
         Args:
             tensor: The tensor.
@@ -80,18 +80,34 @@ class Pile:
         """
         place = self.size
         self.size = place + 1
-        if self._waits and tensor.layout is torch.strided:
-            # Not the graph behind it.
-            self._tensors.append(tensor.detach() if tensor.requires_grad else tensor)
-            self._versions.append(tensor._version)
-            if len(self._tensors) >= MOST_WAITING:
-                with torch.no_grad():
-                    self.settle(tape)
+        if self._buffer is not None:
+            if self._filled == len(self._buffer):
+                self._make_room(tape)
+            if self._array is not None:
+                self._array[self._filled] = tensor.detach().numpy()
+            else:
+                self._buffer[self._filled].copy_(tensor.detach())
+            self._filled += 1
         elif self.on_host and self.reducer.entries:
             self._reduce_one(real(tensor), exact)
         else:
             self._reduce(real(tensor)[None], tape)
         return place
+
+    def _make_room(self, tape: Tape) -> None:
+        """Twice the room, up to a limit; at the limit what waits is reduced, and its room used again."""
+        assert self._buffer is not None
+        room = len(self._buffer)
+        if room >= self._most:
+            self.settle(tape)
+            return
+        with torch.no_grad():
+            larger = self._buffer.new_empty((min(max(2 * room, 1), self._most), *self._buffer.shape[1:]))
+            larger[:room] = self._buffer
+        self._buffer = larger
+        # Numpy copies at half the cost.
+        is_plain = self.on_host and larger.device.type == "cpu" and larger.dtype in (torch.float32, torch.float64)
+        self._array = larger.numpy() if is_plain else None
 
     def add_overlap(self, first: Tensor, second: Tensor, tape: Tape) -> int:
         """Add the scalar product of two tensors of one shape and return its place.
@@ -111,46 +127,19 @@ class Pile:
         self.size += 1
         return self.size - 1
 
-    def gather(self, tape: Tape) -> None:
-        """Copy what waits, so that no tensor is held beyond the step."""
-        if self._tensors:
-            if [tensor._version for tensor in self._tensors] != self._versions:
-                first = self.size - len(self._tensors)
-                pairs = zip(self._tensors, self._versions, strict=True)
-                self.lost |= {first + at for at, (tensor, version) in enumerate(pairs) if tensor._version != version}
-            count = len(self._tensors)
-            room = self._room(count, tape)
-            torch.stack(self._tensors, out=room)
-            self._filled += count
-            self._tensors.clear()
-            self._versions.clear()
-
-    def _room(self, count: int, tape: Tape) -> Tensor:
-        """Room for copies of some tensors, in memory that is used again and again; a full one is reduced first."""
-        if self._buffer is None or self._filled + count > len(self._buffer):
-            self._settle_buffer(tape)
-        if self._buffer is None or count > len(self._buffer):
-            like = self._tensors[0]
-            fitting = PATIENT_BYTES // max(like.numel() * like.element_size(), 1)
-            self._buffer = like.new_empty((max(count, min(fitting, MOST_WAITING)), *like.shape))
-        return self._buffer[self._filled : self._filled + count]
+    def settle(self, tape: Tape) -> None:
+        """Reduce everything that waits; numbers on a device go on the tape."""
+        self.close_rows()
+        if self._filled and self._buffer is not None:
+            filled, self._filled = self._filled, 0
+            with torch.no_grad():
+                self._reduce(real(self._buffer[:filled]), tape)
 
     def close_rows(self) -> None:
         """Bring the statistics of single tensors into a table."""
         if self._rows:
             self.tables.append(np.asarray(self._rows))
             self._rows.clear()
-
-    def settle(self, tape: Tape) -> None:
-        """Reduce everything that waits; numbers on a device go on the tape."""
-        self.gather(tape)
-        self._settle_buffer(tape)
-
-    def _settle_buffer(self, tape: Tape) -> None:
-        self.close_rows()
-        if self._filled and self._buffer is not None:
-            filled, self._filled = self._filled, 0
-            self._reduce(real(self._buffer[:filled]), tape)
 
     def fetch(self, numbers: Array) -> None:
         """Take what lay on a device from the numbers of the tape."""
@@ -208,10 +197,10 @@ class Tally:
 
     def clear(self) -> None:
         """Forget everything."""
+        # Of sequences, every length has a pile of its own: those that nothing came to are dropped.
+        self._piles = {key: pile for key, pile in self._piles.items() if pile.size}
         for pile in self._piles.values():
             pile.clear()
-        if len(self._piles) > MOST_PILES:
-            self._piles.clear()  # of sequences, every length has its own
 
     def add(
         self, signals: Sequence[str], tensor: Tensor, unit_dim: int, tape: Tape, only: tuple[str, ...] | None = None
@@ -225,7 +214,7 @@ class Tally:
             tape: Where numbers of a device go.
             only: Statistics to take of it, where it does not show all.
         """
-        key = (signals, tensor.shape, tensor.dtype, unit_dim, tensor.is_cpu or tensor.device, only)
+        key = (signals, tensor.shape, tensor.dtype, tensor.layout, unit_dim, tensor.is_cpu or tensor.device, only)
         pile = self._piles.get(key)
         if pile is None:
             wanted = dict.fromkeys(one for signal in signals for one in self._wanted.get(signal, ()))
@@ -258,16 +247,13 @@ class Tally:
         pile = self._piles[key] = Pile(layout, tensor)
         return pile
 
+    def __len__(self) -> int:
+        return len(self._piles)
+
     @property
     def is_on_host(self) -> bool:
         """Whether every number can be read without a synchronisation."""
         return all(pile.on_host for pile in self._piles.values())
-
-    def gather(self, tape: Tape) -> None:
-        """Copy what waits."""
-        with torch.no_grad():
-            for pile in self._piles.values():
-                pile.gather(tape)
 
     def settle(self, tape: Tape) -> None:
         """Reduce everything; what lies on a device is fetched once the tape has been read."""
@@ -284,8 +270,3 @@ class Tally:
 def _array(numbers: Tensor) -> Array:
     # Not the tensor's memory: it would keep the tensor.
     return np.array(numbers.numpy(), dtype=np.float64)
-
-
-def copy_if_small(tensor: Tensor) -> Tensor:
-    """A copy of a tensor that will wait in a pile, where the model may change it in the meantime."""
-    return tensor.detach().clone() if tensor.numel() <= SMALL else tensor

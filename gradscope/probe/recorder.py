@@ -183,10 +183,10 @@ class Recorder:
             batch.within = torch._C._current_graph_task_id()
             record.resolved = entry is not None and entry.grad_fn is not None
         if self._of_call:
-            self._taker.take(self._of_call, batch.forward, layer, {"input": entry, "output": output}, changeable=True)
+            self._taker.take(self._of_call, batch.forward, layer, {"input": entry, "output": output})
         if self._of_u:
             reading = current.provisional[batch] = Reading()
-            self._taker.take(self._of_u, reading, layer, {"activation_input": output}, changeable=True)
+            self._taker.take(self._of_u, reading, layer, {"activation_input": output})
         if output.requires_grad and not self._repeats(current, batch, entry, output):
             self._expect_gradient(current, batch, entry, output)
         self.spent += time.perf_counter() - start

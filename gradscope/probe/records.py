@@ -51,6 +51,7 @@ class MicroBatch:
         told: What the next layer says of the gradient of its input, by backward pass.
         sources: Calls whose outputs are first used here.
         own: What it sends back, until the gradient of its input is complete.
+        own_version: Its version, which a change in place counts up.
         expects: Whether its output needs a gradient.
         awaits_total: Whether the gradient of its input will be read once it is complete.
         provisional: Backward passes that only made a graph of the gradient (``create_graph``).
@@ -64,6 +65,7 @@ class MicroBatch:
     told: dict[int, Reading] = field(default_factory=dict)
     sources: list[MicroBatch] = field(default_factory=list)
     own: Tensor | None = None
+    own_version: int = 0
     expects: bool = False
     awaits_total: bool = False
     provisional: list[int] = field(default_factory=list)

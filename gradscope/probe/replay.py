@@ -82,7 +82,10 @@ class Memo:
             if not _is_a(current, expected):
                 return None
             nodes.append(current)
-            current = current.next_functions[0][0]
+            onward = current.next_functions
+            if len(onward) > 1 and not all(child is None or _is_leaf(child) for child, _ in onward[1:]):
+                return None
+            current = onward[0][0]
         parent = products.get(current)
         if parent is None or parent.record.key != origin.key or parent is batch:
             return None

@@ -31,9 +31,6 @@ def fill(plan: Plan, count: int, targets: Targets) -> Array:
         if not pile.tables:
             continue
         places, rows = (np.asarray(one, dtype=np.intp) for one in found)
-        if pile.lost:
-            kept = ~np.isin(places, list(pile.lost))
-            places, rows = places[kept], rows[kept]
         numbers = pile.tables[0] if len(pile.tables) == 1 else np.concatenate(pile.tables)
         _scatter(plan, table, pile, target, numbers[places], rows)
     return table
@@ -203,8 +200,7 @@ def units_by_row(targets: Targets) -> dict[int, Units]:
         shares = np.concatenate(pile.shares)
         for place, row in zip(*notes, strict=True):
             one = Units(pile.reducer.samples, shares[place], pile.reducer.step)
-            if place not in pile.lost:
-                found[row] = _pooled(found[row], one) if row in found else one
+            found[row] = _pooled(found[row], one) if row in found else one
     return found
 
 
@@ -223,10 +219,9 @@ def histograms_by_row(targets: Targets) -> dict[tuple[int, str], tuple[Array, in
             continue
         bins = np.concatenate(pile.bins[target])
         for place, row in zip(*notes, strict=True):
-            if place not in pile.lost:
-                counts, sampled, entries = found.get((row, target), (np.zeros(bins.shape[1]), 0, 0))
-                of_one = pile.reducer
-                found[row, target] = counts + bins[place], sampled + of_one.sampled, entries + of_one.entries
+            counts, sampled, entries = found.get((row, target), (np.zeros(bins.shape[1]), 0, 0))
+            of_one = pile.reducer
+            found[row, target] = counts + bins[place], sampled + of_one.sampled, entries + of_one.entries
     return found
 
 

@@ -11,7 +11,7 @@ from gradscope.probe.arrivals import Arrivals
 from gradscope.probe.capture import Captured, CapturedPhi
 from gradscope.probe.following import Way, find_phi, is_bypassed, read_way
 from gradscope.probe.functions import Phi
-from gradscope.probe.piles import PHI, copy_if_small
+from gradscope.probe.piles import PHI
 from gradscope.probe.records import ForwardPass, Key, MicroBatch, Reading
 from gradscope.probe.replay import Found, Origin, phi_of
 from gradscope.probe.taking import Taker
@@ -41,7 +41,7 @@ class Succession:
         if self.of_u and isinstance(output, Tensor) and output.grad_fn is not None:
             reading = Reading()
             if "activation_input" in self.of_u.statistics:
-                self._taker.note("activation_input", copy_if_small(output), unit_dim, reading)
+                self._taker.note("activation_input", output, unit_dim, reading)
             self._taker.measure_source(self.of_u, reading, "?", Captured({"activation_input": output}, unit_dim))
             current.normalized[output.grad_fn] = reading
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from gradscope.probe.capture import Captured, FaultHandler, Source, measure
 from gradscope.probe.distributed import whole
 from gradscope.probe.layers import Layer
-from gradscope.probe.piles import Tally, copy_if_small
+from gradscope.probe.piles import Tally
 from gradscope.probe.plan import Plan, Program
 from gradscope.probe.records import Reading
 from gradscope.probe.reduce import Tape
@@ -35,9 +35,7 @@ class Taker:
         self.fault = fault
         self._mixes_weights = plan.mixes_weights
 
-    def take(
-        self, program: Program, reading: Reading, layer: Layer, tensors: Tensors, *, changeable: bool = False
-    ) -> None:
+    def take(self, program: Program, reading: Reading, layer: Layer, tensors: Tensors) -> None:
         """Take the statistics of the tensors at hand, and run the metrics that want them.
 
         Args:
@@ -45,12 +43,11 @@ class Taker:
             reading: Extended.
             layer: Whose tensors these are.
             tensors: The signals at hand.
-            changeable: Whether the model may change them in place once the hook has returned.
         """
         for signal in program.statistics:
             tensor = tensors.get(signal)
             if tensor is not None:
-                self.note(signal, copy_if_small(tensor) if changeable else tensor, layer.unit_dim, reading)
+                self.note(signal, tensor, layer.unit_dim, reading)
         if program.metrics:
             self.measure(program, reading, layer, tensors)
 
