@@ -44,18 +44,18 @@ def non_finite(run: Run) -> list[Finding] | NotApplicable:
         return NotApplicable("nothing has been recorded yet")
     rows = run.nonfinite
     taken = rows[~rows["skipped"].to_numpy(bool)]
-    loss = _bad_loss(run)
+    losses, skipped = _bad_losses(run), set(run.skipped())
+    loss = next((step for step in losses if step not in skipped), None)
     if len(taken) or loss is not None:
         return [_finding(run, taken, loss)]
-    return [_skipped(rows)] if len(rows) else []
+    return [_skipped(rows, losses)] if len(rows) or losses else []
 
 
-def _bad_loss(run: Run) -> int | None:
-    """Return the first step whose loss is NaN or infinite."""
+def _bad_losses(run: Run) -> list[int]:
+    """Return the steps whose loss is NaN or infinite."""
     scalars = run.scalars
     losses = scalars[scalars["name"] == "loss"]
-    steps = losses.loc[~np.isfinite(losses["value"].to_numpy(np.float64)), "step"]
-    return int(steps.iloc[0]) if len(steps) else None
+    return [int(one) for one in losses.loc[~np.isfinite(losses["value"].to_numpy(np.float64)), "step"]]
 
 
 def _finding(run: Run, rows: pd.DataFrame, loss: int | None) -> Finding:
@@ -81,8 +81,8 @@ def _finding(run: Run, rows: pd.DataFrame, loss: int | None) -> Finding:
     )
 
 
-def _skipped(rows: pd.DataFrame) -> Finding:
-    steps = tuple(int(one) for one in rows["step"].unique())
+def _skipped(rows: pd.DataFrame, losses: list[int]) -> Finding:
+    steps = tuple(sorted({int(one) for one in rows["step"]} | set(losses)))
     return Finding(
         code=CODE,
         title="NaN or infinity, only in steps that the optimizer skipped",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import pytest
+
 from gradscope.checks import NotApplicable, diagnose
 from gradscope.runs import Run
 
@@ -24,6 +26,20 @@ def test_skipped_steps_with_infinity_are_a_note_and_no_alarm(record: Record) -> 
     findings = diagnose(record({0: HEALTHY, 10: HEALTHY}, values=values, skipped=[0]))
     assert findings.codes == ("non-finite",)
     assert findings[0].severity == "note"
+
+
+@pytest.mark.parametrize("bad", [math.inf, math.nan])
+def test_the_loss_of_a_skipped_step_is_a_note_and_no_alarm(record: Record, bad: float) -> None:
+    (one,) = diagnose(record({0: HEALTHY, 10: HEALTHY}, loss={0: bad, 10: 1.0}, skipped=[0]))
+    assert (one.code, one.severity, one.layers, one.steps) == ("non-finite", "note", (), (0,))
+    assert one.title == "NaN or infinity, only in steps that the optimizer skipped"
+    assert one.evidence == {"skipped_steps": 1.0, "rows": 0.0}
+
+
+def test_the_loss_of_a_skipped_step_does_not_date_that_of_a_step_taken(record: Record) -> None:
+    (one,) = diagnose(record({0: HEALTHY, 10: HEALTHY}, loss={0: math.inf, 10: math.nan}, skipped=[0]))
+    assert (one.severity, one.steps) == ("critical", (10,))
+    assert one.cause == "The loss is not finite at step 10."
 
 
 def test_what_holds_beside_skipped_steps_mentions_them(record: Record) -> None:
