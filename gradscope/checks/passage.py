@@ -91,8 +91,8 @@ def passage(run: Run, step: int) -> Passage | NotApplicable:
         return Passage(step, decay, hidden, blocked=True, last=last)
     if len(hidden) <= LEAST:
         return NotApplicable(
-            f"an interval takes {LEAST + 1} hidden layers along one path to the head, "
-            f"and step {step} has {len(hidden)} of {len(run.specs)} layers there"
+            f"too shallow: an interval needs at least {LEAST + 1} hidden layers in a chain, "
+            f"this network has {len(hidden)}"
         )
     if math.isnan(decay.low):
         which = "some layers" if values.any() else "every layer"

@@ -53,10 +53,8 @@ def test_what_could_not_be_told(record: Callable[..., Run]) -> None:
         "Diagnosis of run 'patient': 1 of 3 checks made, nothing found\n\n"
         "Examined, and nothing found: non-finite.\n\n"
         "Could not be examined:\n"
-        "  vanishing: an interval takes 4 hidden layers along one path to the head, and step 0 has 1 of 2 layers "
-        "there\n"
-        "  exploding: an interval takes 4 hidden layers along one path to the head, and step 0 has 1 of 2 layers "
-        "there"
+        "  vanishing: too shallow: an interval needs at least 4 hidden layers in a chain, this network has 1\n"
+        "  exploding: too shallow: an interval needs at least 4 hidden layers in a chain, this network has 1"
     )
 
 

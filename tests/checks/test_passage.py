@@ -183,9 +183,7 @@ def test_a_zero_beside_a_skip_is_no_verdict(record: Record) -> None:
 
 def test_shallow_nets_are_not_judged(record: Record) -> None:
     findings = diagnose(record({0: geometric(0.1, 3)}))
-    reason = NotApplicable(
-        "an interval takes 4 hidden layers along one path to the head, and step 0 has 3 of 4 layers there"
-    )
+    reason = NotApplicable("too shallow: an interval needs at least 4 hidden layers in a chain, this network has 3")
     assert (len(findings), findings.healthy) == (0, ("non-finite",))
     assert findings.not_applicable == {"vanishing": reason, "exploding": reason}
 
