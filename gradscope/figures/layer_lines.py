@@ -112,7 +112,7 @@ def timeline(
     found, whole = mk.kinds([marked["mark"].to_numpy(np.int8)]), cells(run, metric)
     skipped = skipped_frame(run, STRIP_COLUMNS, part.x)
     strip = [*found, *([mk.SKIPPED] if len(skipped) else [])]
-    figure = style.empty_figure(heading, _subtitle(run, len(lines), int(whole.recorded.sum())), theme)
+    figure = style.empty_figure(heading, _subtitle(run, whole, len(lines), part), theme)
     last = int(whole.depths[whole.recorded].max(initial=1))
     colours = style.depth_colours(last, theme)
     for line in lines:
@@ -129,10 +129,12 @@ def timeline(
     return figure
 
 
-def _subtitle(run: Run, drawn: int, layers: int) -> str:
+def _subtitle(run: Run, whole: Cells, drawn: int, part: Window) -> str:
+    steps, layers = len(whole.steps), int(whole.recorded.sum())
+    thinned = f", {steps:,} steps in {LINE_POINTS} points, extremes kept" if steps > LINE_POINTS and part == ALL else ""
     count = "one layer" if layers == 1 else f"{layers:,} layers"
     chosen = "" if drawn == layers else f"; {drawn} are drawn: first, last, least, greatest and evenly between"
-    return f"{wording.short(run.name, 48)}, {count}{chosen}"
+    return f"{wording.short(run.name, 48)}{thinned}, {count}{chosen}"
 
 
 def _add_line(figure: go.Figure, line: Line, colour: str) -> None:

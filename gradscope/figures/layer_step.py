@@ -124,9 +124,9 @@ def heatmap(
 def _subtitle(run: Run, whole: Cells, frame: HeatmapFrame, part: Window, scale: bool) -> str:
     recorded, layers = len(whole.steps), len(whole.depths)
     steps = "one recorded step" if recorded == 1 else f"{recorded:,} recorded steps"
-    merged = [f"{len(frame.steps)} columns"] if len(frame.steps) < recorded else []
-    merged += [f"{len(frame.depths)} rows"] if len(frame.depths) < layers else []
-    drawn = f" in {' and '.join(merged)}, extremes kept" if merged and part == ALL else ""
+    merged = [f" in {len(frame.steps)} columns"] if len(frame.steps) < recorded else []
+    merged += [f", {layers:,} layers in {len(frame.depths)} rows"] if len(frame.depths) < layers else []
+    drawn = f"{''.join(merged)}, extremes kept" if merged and part == ALL else ""
     uneven = "" if scale or recorded < 2 else ", at uneven distances: axis not to scale"
     return f"{wording.short(run.name, 48)}, {steps}{drawn}{uneven}"
 

@@ -73,6 +73,20 @@ def test_what_stands_out_stays_in_sight(large: Run) -> None:
     assert len(marks) <= 3 * 150
 
 
+def test_what_is_merged_or_thinned_is_said(folder: Path, deep: Run) -> None:
+    synthetic_runs.write(folder / "merged", depth=199, steps=range(30))
+    run = synthetic_runs.open_run(folder / "merged")
+    text = figures.heatmap(run).layout.title.subtitle.text
+    assert text == "merged, 30 recorded steps, 200 layers in 100 rows, extremes kept"
+    assert "points" not in figures.timeline(run).layout.title.subtitle.text
+    text = figures.heatmap(deep).layout.title.subtitle.text
+    assert text == "deep, 1,200 recorded steps in 500 columns, extremes kept"
+    text = figures.timeline(deep).layout.title.subtitle.text
+    assert text == "deep, 1,200 steps in 300 points, extremes kept, 100 layers"
+    zoomed = figures.timeline(deep, window=Window(x=(0.0, 100.0))).layout.title.subtitle.text
+    assert zoomed == "deep, 100 layers"
+
+
 def test_of_many_layers_some_are_drawn_and_it_is_said(large: Run) -> None:
     layers = len(large.specs)
     lines = figures.timeline_frame(large, "output_grad_norm")
