@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, TypeAlias
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from gradscope.errors import InvalidValueError, unknown_name
+from gradscope.errors import InvalidTypeError, InvalidValueError, unknown_name
 from gradscope.spec import MetricSpec
 
 if TYPE_CHECKING:
@@ -20,9 +21,16 @@ RunsLike: TypeAlias = "Run | Runs | Mapping[str, Run] | Iterable[Run]"
 
 def metric_of(run: Run, metric: str) -> MetricSpec:
     """Return the description of a recorded metric; UnknownNameError names the choices."""
+    no_path(run)
     if metric not in run.metrics:
         raise unknown_name("metric", metric, run.metrics)
     return run.metrics[metric]
+
+
+def no_path(run: object) -> None:
+    """Raise InvalidTypeError for the path of a run in place of the run."""
+    if isinstance(run, str | os.PathLike):
+        raise InvalidTypeError(f"run is a gradscope Run, not {type(run).__name__}; load it with gs.load(path)")
 
 
 def names_by_depth(run: Run) -> dict[int, str]:
@@ -54,6 +62,7 @@ def is_empty(run: Run, metric: str) -> bool:
 
 def named(runs: RunsLike) -> list[tuple[str, Run]]:
     """Return runs with names that tell them apart: a collection's, else their own, numbered if need be."""
+    no_path(runs)
     if hasattr(runs, "items"):
         return list(runs.items())
     listed: list[Run] = list(runs) if isinstance(runs, Iterable) else [runs]

@@ -8,7 +8,7 @@ import pytest
 import synthetic_runs
 
 from gradscope import figures
-from gradscope.errors import InvalidValueError, UnknownNameError
+from gradscope.errors import InvalidTypeError, InvalidValueError, UnknownNameError
 from gradscope.runs import Run, Runs, Writer
 from gradscope.spec import LayerSpec, MetricSpec
 
@@ -147,3 +147,12 @@ def test_a_constant_fraction_keeps_the_colours_of_its_bounds(tmp_path: Path) -> 
     writer.close()
     cells = next(one for one in figures.heatmap(Run(str(tmp_path / "run")), "saturation").data if one.type == "heatmap")
     assert (cells.zmin, cells.zmax) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("draw", ["gradient_flow", "heatmap", "ledger", "loss", "sweep_map", "timeline"])
+def test_a_path_is_no_run(draw: str, tmp_path: Path) -> None:
+    with pytest.raises(InvalidTypeError) as caught:
+        getattr(figures, draw)(str(tmp_path))
+    assert str(caught.value) == "run is a gradscope Run, not str; load it with gs.load(path)"
+    with pytest.raises(InvalidTypeError, match=r"^run is a gradscope Run, not \w*Path; load it with gs\.load\(path\)$"):
+        getattr(figures, draw)(tmp_path)
