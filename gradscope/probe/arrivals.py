@@ -29,6 +29,8 @@ class Arrivals:
         saw_gradient: Whether any arrived.
         spent: Seconds that the hooks took.
         nested: Backward passes inside others, and inside which.
+        begun: Backward passes in which a gradient arrived.
+        ended: Those of them that ran to their end.
         wants_total: Whether anything asks for the gradient of an input as a whole.
     """
 
@@ -37,6 +39,8 @@ class Arrivals:
         self.saw_gradient = False
         self.spent = 0.0
         self.nested: dict[int, int] = {}
+        self.begun: set[int] = set()
+        self.ended: set[int] = set()
         plan = taker.plan
         self.wants_total = plan.needs("next_input_grad", "input_grad_total", "input_overlap")
         self._taker = taker
@@ -54,6 +58,12 @@ class Arrivals:
     def wants_phi(self) -> bool:
         """Whether anything asks for gradients around an activation function."""
         return bool(self._of_phi)
+
+    def _begin(self, task: int) -> None:
+        """Learn whether a backward pass ends well: one that raised leaves gradients that the training drops."""
+        self.begun.add(task)
+        engine: Any = torch.autograd.Variable._execution_engine
+        engine.queue_callback(lambda: self.ended.add(task))
 
     def belonging(self, trained: set[int]) -> set[int]:
         """Return the backward passes that belong together with those that trained something, these included."""
@@ -106,6 +116,8 @@ class Arrivals:
         if not self._stage.inside and self._stage.current.calls:
             # Layers called one by one, outside the model's forward, have no end of pass: their backward ends it.
             self._stage.current = ForwardPass()
+        if task not in self.begun:
+            self._begin(task)
         layer, reading = batch.record.layer, before or Reading()
         batch.backward[task], reading.arrived = reading, True
         if torch.is_grad_enabled():

@@ -25,7 +25,10 @@ def bin_counts(stacked: Tensor) -> Tensor:
         same of -x, then exact zeros, then NaN and infinite entries.
     """
     on_host = stacked.device.type == "cpu" and stacked.dtype == torch.float32
-    return torch.from_numpy(_by_bits(stacked.numpy())) if on_host else _by_frexp(stacked)
+    if not on_host:
+        return _by_frexp(stacked)
+    rows: Any = np.from_dlpack(stacked)
+    return torch.from_numpy(_by_bits(rows))
 
 
 def _by_bits(rows: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -87,9 +87,9 @@ class Reducer:
         at = 0
         for signal, wanted in self._signals.items():
             if self._phi is not None and signal == "slope" and self._phi.name == "relu":
-                at = self._steps(table, at, piece.numpy(), rows, wanted)
+                at = self._steps(table, at, as_array(piece), rows, wanted)
                 continue
-            whole = self._derive(rows, signal).numpy() if "moments" in wanted or "squares" in wanted else None
+            whole = as_array(self._derive(rows, signal)) if "moments" in wanted or "squares" in wanted else None
             part = self._derive_host(piece, signal) if any(one in _OF_SAMPLE for one in wanted) else None
             nothing = statistics.zeros(part) if part is not None and "zeros" in wanted else None
             for one in wanted:
@@ -116,7 +116,7 @@ class Reducer:
         for one in wanted:
             table[:, at] = piece.shape[1]
             if one in ("moments", "squares"):
-                _of_whole(table, at, one, self._derive(rows, "slope").numpy())
+                _of_whole(table, at, one, as_array(self._derive(rows, "slope")))
             else:
                 table[:, at + 1] = active if one == "power" else piece.shape[1] - active
             at += WIDTHS[one]
@@ -126,7 +126,7 @@ class Reducer:
         if self._has_samples:
             blocks = self._blocks(stacked)
             weight = blocks.shape[1] * blocks.shape[2]
-            table[:, at], table[:, at + 1] = weight, weight * statistics.spread(blocks.numpy())
+            table[:, at], table[:, at + 1] = weight, weight * statistics.spread(as_array(blocks))
 
     def _blocks(self, stacked: Tensor) -> Tensor:
         """A sample of whole units, at some positions of every sample: shape (k, samples, units x positions)."""
@@ -151,7 +151,7 @@ class Reducer:
         self, row: list[float], signal: str, wanted: list[str], tensor: Tensor, vector: Tensor, piece: Tensor
     ) -> None:
         is_step = signal == "slope" and self._phi is not None and self._phi.name == "relu"
-        active = float(np.count_nonzero(piece.numpy() > 0)) if is_step else 0.0
+        active = float(np.count_nonzero(as_array(piece) > 0)) if is_step else 0.0
         part = nothing = magnitude = None
         for one in wanted:
             if one == "moments" or one == "squares":
@@ -270,10 +270,10 @@ class Reducer:
     def _derive_host(self, piece: Tensor, signal: str) -> Any:
         if self._phi is not None and signal == "slope" and not self._phi.saved_input:
             if self._phi.name == "tanh":
-                return statistics.slope_of_tanh(piece.numpy())
+                return statistics.slope_of_tanh(as_array(piece))
             if self._phi.name == "sigmoid":
-                return statistics.slope_of_sigmoid(piece.numpy())
-        return self._derive(piece, signal).numpy()
+                return statistics.slope_of_sigmoid(as_array(piece))
+        return as_array(self._derive(piece, signal))
 
 
 def _of_whole(table: Array, at: int, statistic: str, rows: Any) -> None:
@@ -295,6 +295,15 @@ def real(tensor: Tensor) -> Tensor:
     if tensor.is_complex():
         tensor = torch.view_as_real(tensor.resolve_conj())
     return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
+
+
+def as_array(tensor: Tensor) -> Any:
+    """The tensor's memory as an array to read from.
+
+    Not by ``Tensor.numpy``, after which torch lets nobody resize that memory any more: a training that gives the memory
+    of its activations back would fail.
+    """
+    return np.from_dlpack(tensor)
 
 
 def flat_rows(stacked: Tensor) -> Tensor:

@@ -236,9 +236,12 @@ class Probe:
             return None
         start = self._meter.clock()
         self._evaluates = has_closure(args, kwargs)
-        self._loss_scale.about_to_apply(optimizer)
-        # With a closure, gradients come only inside the step.
-        self._parameters.read(recorder, optimizer, VALUES if self._evaluates else (*VALUES, *GRADIENTS))
+        try:
+            self._loss_scale.about_to_apply(optimizer)
+            # With a closure, gradients come only inside the step.
+            self._parameters.read(recorder, optimizer, VALUES if self._evaluates else (*VALUES, *GRADIENTS))
+        except Exception as error:
+            self._fault("all layers", "before the optimizer step", error)
         self._meter.add(self._meter.clock() - start)
         return restarting(recorder.restart, args, kwargs) if self._evaluates else None
 
@@ -247,9 +250,12 @@ class Probe:
             return  # nothing is changed by a step that is only captured; an inner one is part of the outer
         if self._recorder is not None:
             start = self._meter.clock()
-            if self._evaluates:
-                self._parameters.read(self._recorder, optimizer, GRADIENTS)
-            self._parameters.read_update(self._recorder, optimizer)
+            try:
+                if self._evaluates:
+                    self._parameters.read(self._recorder, optimizer, GRADIENTS)
+                self._parameters.read_update(self._recorder, optimizer)
+            except Exception as error:
+                self._fault("all layers", "after the optimizer step", error)
             self._meter.add(self._meter.clock() - start)
         self._loss_scale.applied()
         self._count(optimizer)
@@ -279,7 +285,10 @@ class Probe:
         self._writer.next_step = self._step
         if self._recorder is not None or self._step % self._every == 0:
             start = self._meter.clock()
-            self._arm()
+            try:
+                self._arm()
+            except Exception as error:
+                self._fault("all layers", "the start of a step", error)
             self._meter.add(self._meter.clock() - start)
             self._meter.begin_step()
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from gradscope.probe import on_device, reduce, statistics
 from gradscope.probe.functions import Phi
-from gradscope.probe.layouts import Layout, Reducer, flat_rows, real
+from gradscope.probe.layouts import Layout, Reducer, as_array, flat_rows, real
 from gradscope.probe.reduce import Tape
 
 SMALL = 16_384
@@ -52,7 +52,7 @@ class Pile:
         fitting = PATIENT_BYTES // max(tensor.numel() * tensor.element_size(), 1)
         self._most = max(min(fitting, MOST_WAITING), 1)
         self._buffer = tensor.new_empty((0, *tensor.shape)) if self._waits else None
-        self._array: Any = None
+        self._slots: Sequence[Tensor] = ()
         self._filled = 0
         self._rows: list[list[float]] = []
         self._fetching: list[Callable[[Array], None]] = []
@@ -83,10 +83,7 @@ class Pile:
         if self._buffer is not None:
             if self._filled == len(self._buffer):
                 self._make_room(tape)
-            if self._array is not None:
-                self._array[self._filled] = tensor.detach().numpy()
-            else:
-                self._buffer[self._filled].copy_(tensor.detach())
+            self._slots[self._filled].copy_(tensor.detach())
             self._filled += 1
         elif self.on_host and self.reducer.entries:
             self._reduce_one(real(tensor), exact)
@@ -104,10 +101,7 @@ class Pile:
         with torch.no_grad():
             larger = self._buffer.new_empty((min(max(2 * room, 1), self._most), *self._buffer.shape[1:]))
             larger[:room] = self._buffer
-        self._buffer = larger
-        # Numpy copies at half the cost.
-        is_plain = self.on_host and larger.device.type == "cpu" and larger.dtype in (torch.float32, torch.float64)
-        self._array = larger.numpy() if is_plain else None
+        self._buffer, self._slots = larger, larger.unbind()
 
     def add_overlap(self, first: Tensor, second: Tensor, tape: Tape) -> int:
         """Add the scalar product of two tensors of one shape and return its place.
@@ -120,7 +114,7 @@ class Pile:
         left, right = (flat_rows(real(one)[None])[0] for one in (first, second))
         if self.on_host:
             with np.errstate(all="ignore"):
-                self._rows.append([1.0, statistics.overlap(left.numpy(), right.numpy())])
+                self._rows.append([1.0, statistics.overlap(as_array(left), as_array(right))])
         else:
             product = on_device.overlap(left, right)
             self._fetch(self.tables, torch.stack([torch.ones_like(product), product])[None], tape)

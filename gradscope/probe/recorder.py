@@ -90,6 +90,8 @@ class Recorder:
             if key in self.records and not self.records[key].batches:
                 del self.records[key]
         self._foreseen.clear()
+        # One that raised is no part of the step if another was made in its place.
+        self.trained = (self.trained & self._arrivals.ended) or self.trained
         if self._arrivals.nested:
             self.trained = self._arrivals.belonging(self.trained)
 

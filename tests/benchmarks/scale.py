@@ -138,7 +138,7 @@ READS: dict[str, Callable[[Path], Any]] = {
     "profile of the first step": lambda path: len(gs.Run(path).profile("metric_0")),
     "decay of the first step": lambda path: f"{gs.Run(path).decay().rate:.3f}",
     "ledger of the first step": lambda path: len(gs.Run(path).ledger()),
-    "ledger of step 90": lambda path: len(gs.Run(path).ledger(90)),
+    "ledger of the last step": lambda path: len(gs.Run(path).ledger(gs.Run(path).steps()[-1])),
     "table of the folder": table,
     "last loss": lambda path: f"{gs.Run(path).final('loss'):.2g}",
     "diagnosis": lambda path: len(gs.diagnose(gs.Run(path))),
