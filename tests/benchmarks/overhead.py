@@ -43,7 +43,7 @@ def main() -> None:
             return
         results = [_measured(one, rivals, given, Path(folder) / one.name) for one in chosen]
     clock = clock_of(results, given.clock)
-    print(markdown(results, clock))
+    print(markdown(results, clock, figures=not given.quick))
     if given.json:
         given.json.write_text(json.dumps({"clock": clock, "workloads": record(results, clock)}, indent=1))
 

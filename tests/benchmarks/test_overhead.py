@@ -32,6 +32,8 @@ def test_one_table_of_all_workloads_and_contenders(run: Run, tmp_path: Path) -> 
     assert {line.count("|") for line in table} == {8}
     assert table[0].startswith("| overhead over the bare step, % | W1 | W2 | W3 | W4 | W5 |")
     assert table[4].endswith("| 6 / 2 / 1 / 1 / 16 |")
+    assert all(line.split("|")[2:7] == [" ran "] * 5 for line in table[2:])
+    assert "\nIt runs. Nothing was measured: tiny models, one block each.\n" in printed
     workloads = json.loads(found.read_text())["workloads"]
     assert list(workloads) == ["W1", "W2", "W3", "W4", "W5"]
     assert all(list(contenders) == keys for contenders in workloads.values())

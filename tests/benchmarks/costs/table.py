@@ -10,6 +10,7 @@ from costs.blocks import Times
 from costs.contenders import CONTENDERS, Contender
 from costs.measure import Result, ratios
 
+RAN = "ran"
 BUSY = 1.03  # clock over processor time of the bare steps, above which the machine is called loaded
 
 
@@ -38,20 +39,24 @@ def pooled(pairs: list[tuple[Times, Times]], clock: str) -> float:
     return float(100 * (totals[1] / totals[0] - 1))
 
 
-def markdown(results: Sequence[Result], clock: str) -> str:
-    """Rows are contenders, columns workloads, cells ``overhead % [quartiles]``; * marks a missed target."""
+def markdown(results: Sequence[Result], clock: str, figures: bool = True) -> str:
+    """Rows are contenders, columns workloads, cells ``overhead % [quartiles]``; * marks a missed target.
+
+    Without ``figures`` a cell says only that its contender ran: one block of a tiny model measures nothing.
+    """
     names = [one.workload.name for one in results]
     lines = [
         f"| overhead over the bare step, % | {' | '.join(names)} | target {' / '.join(names)} |",
         f"|---|{'---|' * (len(names) + 1)}",
-        f"| bare step, ms | {' | '.join(_milliseconds(one, clock) for one in results)} | |",
+        f"| bare step, ms | {' | '.join(_milliseconds(one, clock) if figures else RAN for one in results)} | |",
     ]
     for contender in CONTENDERS:
         if any(contender.key in {*one.blocks, *one.absent} for one in results):
-            cells = [_cell(contender, one, clock) for one in results]
+            cells = [_cell(contender, one, clock, figures) for one in results]
             lines.append(f"| {contender.text} | {' | '.join(cells)} | {_target(contender, names)} |")
     used = "processor time of this process (the machine was loaded)" if clock == "cpu" else "time on the clock"
-    lines += ["", f"Median of interleaved blocks [quartiles], {used}; * misses its target by more than the noise."]
+    legend = f"Median of interleaved blocks [quartiles], {used}; * misses its target by more than the noise."
+    lines += ["", legend if figures else "It runs. Nothing was measured: tiny models, one block each."]
     lines += [f"{text}: {reason}." for text, reason in _absent(results).items()]
     lines += [f"{one.workload.name}: {one.workload.text}." for one in results]
     return "\n".join(lines)
@@ -89,9 +94,11 @@ def _noise(result: Result, clock: str) -> float:
     return max(abs(middle), (high - low) / 2)
 
 
-def _cell(contender: Contender, result: Result, clock: str) -> str:
+def _cell(contender: Contender, result: Result, clock: str, figures: bool) -> str:
     if contender.key not in result.blocks:
         return "-"
+    if not figures:
+        return RAN
     found = overhead(result.blocks[contender.key], clock)
     middle, low, high = (f"{value:.0f}" if abs(value) >= 99.5 else f"{value:.1f}" for value in found)
     star = " *" if missed(contender, result, clock) else ""
