@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -18,8 +18,9 @@ from gradscope.probe.backlog import Backlog
 from gradscope.probe.closures import has_closure, restarting
 from gradscope.probe.compiled import outside_compiled
 from gradscope.probe.coverage import coverage_frame
+from gradscope.probe.flags import Flag, hooked, spread
 from gradscope.probe.hooks import Hook, HookSet, is_capturing
-from gradscope.probe.layers import Layer, plain
+from gradscope.probe.layers import Layer
 from gradscope.probe.loss_scale import LossScale
 from gradscope.probe.meter import Meter
 from gradscope.probe.nesting import is_inner_step, may_nest
@@ -78,7 +79,7 @@ class Probe:
         self._recorder: Recorder | None = None
         self._stepped: set[int] = set()
         self._nesting = may_nest(self._optimizers)
-        self._backward = _Flag()
+        self._backward = Flag()
         self._evaluates = self._closed = False
         # A probe that is dropped together with its model leaves a finished run.
         self._finalizer = weakref.finalize(self, _finish, self._sink.backlog, writer)
@@ -211,8 +212,8 @@ class Probe:
         for optimizer in self._optimizers:
             self._lasting.add(optimizer.register_step_post_hook(outside_compiled(Hook(self._after_optimizer))))
         # log() asks whether there was a backward pass; a flag on some parameters tells, wherever the loss reaches.
-        for parameter in _spread(self._model, FLAGS):
-            self._lasting.add(_hooked(parameter, self._backward.hook()))
+        for parameter in spread(self._model, FLAGS):
+            self._lasting.add(hooked(parameter, self._backward.hook()))
 
     def _say_what_stays_scaled(self, scaler: GradScaler | None) -> None:
         names = without_degree(metric.spec for metric in self._plan.metrics)
@@ -335,12 +336,18 @@ class Probe:
         self._writer.event(recorder.step, f"step {recorder.step} was not finished: {error}", kind="probe")
 
     def _name_idle_optimizers(self) -> None:
-        """A step closes when all optimizers have stepped: say which one never did."""
-        if self._stepped and self._step == self._first_step:
+        """A run without a step is seldom meant: say what would have closed one."""
+        if self._step > self._first_step:
+            return
+        if self._stepped:
             idle = [place for place, one in enumerate(self._optimizers) if id(one) not in self._stepped]
             text = f"no step was closed: of {len(self._optimizers)} optimizers, number {idle[0] + 1} never stepped"
             self._writer.event(self._step, text, kind="probe")
             warnings.warn(text, stacklevel=4)
+        elif self._recorder is not None and self._recorder.saw_gradient:
+            missing = "the optimizer given to watch never stepped" if self._optimizers else "call probe.step() after it"
+            text = f"no step was closed although there was a backward pass: {missing}"
+            self._writer.event(self._step, text, kind="probe")
 
     def _read_parameters(self, recorder: Recorder) -> None:
         self._loss_scale.about_to_read(self._model.parameters())
@@ -358,35 +365,6 @@ class Probe:
 def _finish(backlog: Backlog, writer: Writer) -> None:
     backlog.settle()
     writer.close()
-
-
-class _Flag:
-    """Whether something was seen.
-
-    Its hook runs in every backward pass: it refers to nothing but the flag, so that it keeps nothing alive, and is a
-    plain function, so that it costs next to nothing; a compiler that traces it finds nothing to break a graph for.
-    """
-
-    def __init__(self) -> None:
-        self.seen = False
-
-    def hook(self) -> Callable[[Tensor], None]:
-        def see(_: Tensor) -> None:
-            self.seen = True
-
-        return see
-
-
-def _hooked(parameter: Any, hook: Callable[..., None]) -> Any:
-    return parameter.register_post_accumulate_grad_hook(hook)
-
-
-def _spread(model: nn.Module, count: int) -> list[nn.Parameter]:
-    """Some trainable parameters, from the first to the last."""
-    trained = [one for one in model.parameters() if one.requires_grad and plain(one) is not None]
-    step = max((len(trained) - 1) / (count - 1), 1)
-    places = {min(round(place * step), len(trained) - 1) for place in range(count)} if trained else set()
-    return [trained[place] for place in sorted(places)]
 
 
 def _number(name: str, value: object) -> float | Tensor:

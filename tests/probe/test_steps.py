@@ -370,3 +370,13 @@ def test_a_metric_that_raises_never_reaches_the_training(tmp_path: Path) -> None
     assert probe.run.frame("broken").empty
     assert probe.run.frame("output_rms").shape == (2, 2)
     assert set(probe.coverage()["code"]) == {"error"}
+
+
+@pytest.mark.parametrize("with_optimizer", [False, True])
+def test_a_training_whose_steps_never_close_is_told_so(with_optimizer: bool, tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    others = torch.optim.SGD(nn.Linear(4, 4).parameters(), lr=0.1)
+    with gs.watch(model, others if with_optimizer else None, out=tmp_path / "run", every=1) as probe:
+        model(torch.randn(8, 4)).sum().backward()
+    reason = "the optimizer given to watch never stepped" if with_optimizer else "call probe.step() after it"
+    assert probe.run.events["text"].tolist() == [f"no step was closed although there was a backward pass: {reason}"]
