@@ -212,7 +212,7 @@ class ParameterReader:
         change = self._joined("after", [self._piece(weight) for _, weight, _ in group])
         # All that was kept, as a rule, lies there in this order.
         kept = self._memory["before", change.dtype, change.device]
-        change -= kept if len(kept) == len(change) else torch.cat([before for _, _, before in group])
+        change -= kept if kept.numel() == change.numel() else torch.cat([before for _, _, before in group])
         updates = _cut(change, [(layer, before) for layer, _, before in group])
         for (layer, weight, _), update in zip(group, updates, strict=True):
             reading = recorder.parameters.setdefault(layer.name, {})["update"] = Reading()
@@ -266,9 +266,9 @@ class ParameterReader:
     def _joined(self, what: str, pieces: list[Tensor]) -> Tensor:
         """Pieces one after the other, in memory that is used again: fresh memory costs page faults."""
         like = pieces[0]
-        key, size = (what, like.dtype, like.device), sum([len(piece) for piece in pieces])
+        key, size = (what, like.dtype, like.device), sum([piece.numel() for piece in pieces])
         held = self._memory.get(key)
-        if held is None or len(held) != size:
+        if held is None or held.numel() != size:
             held = self._memory[key] = like.new_empty(size)
         with torch.no_grad():
             return torch.cat(pieces, out=held)
@@ -296,7 +296,7 @@ class _Update:
 
 def _cut(whole: Tensor, pieces: Iterable[tuple[Layer, Tensor]]) -> Iterable[Tensor]:
     """A vector in parts as long as these."""
-    sizes = [len(piece) for _, piece in pieces]
+    sizes = [piece.numel() for _, piece in pieces]
     return torch.split_with_sizes(whole, sizes)
 
 

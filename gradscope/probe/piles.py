@@ -81,7 +81,7 @@ class Pile:
         place = self.size
         self.size = place + 1
         if self._buffer is not None:
-            if self._filled == len(self._buffer):
+            if self._filled == len(self._slots):
                 self._make_room(tape)
             self._slots[self._filled].copy_(tensor.detach())
             self._filled += 1
@@ -94,7 +94,7 @@ class Pile:
     def _make_room(self, tape: Tape) -> None:
         """Twice the room, up to a limit; at the limit what waits is reduced, and its room used again."""
         assert self._buffer is not None
-        room = len(self._buffer)
+        room = len(self._slots)
         if room >= self._most:
             self.settle(tape)
             return
