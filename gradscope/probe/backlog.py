@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,7 +16,6 @@ from gradscope.probe.histograms import histogram_row
 from gradscope.probe.piles import Tally
 from gradscope.probe.plan import Plan
 from gradscope.probe.records import Key, Reading
-from gradscope.probe.reduce import Tape
 from gradscope.probe.rows import (
     Array,
     Mask,
@@ -89,18 +88,6 @@ class Backlog:
         self._rows = 0
         self._settled = time.monotonic()
 
-    def note(self, readings: Sequence[Reading]) -> None:
-        """Take in what a call of the coming step showed; calls come in the order of their rows."""
-        row = self._rows
-        for reading in readings:
-            for pile, place, target in reading.notes:
-                found = self._targets.get((pile, target))
-                if found is None:
-                    found = self._targets[pile, target] = [], []
-                found[0].append(place)
-                found[1].append(row)
-        self._rows = row + 1
-
     def values(self, found: Sequence[Value], numbers: Array, row: int) -> dict[tuple[int, int], float]:
         """Combine the values that metrics took of a call's tensors, by row and column."""
         by_metric: dict[str, list[Value]] = {}
@@ -114,13 +101,17 @@ class Backlog:
                 combined[row, column] = number
         return combined
 
-    def add(self, step: Step, sharded: ShardedLayers) -> None:
-        """Take in a step whose calls have been noted; rows are made now if enough is waiting.
+    def add(self, step: Step, readings: Sequence[Sequence[Reading]], sharded: ShardedLayers) -> None:
+        """Take in a step that has ended; rows are made now if enough is waiting.
 
         Args:
             step: The step.
+            readings: What each of its calls showed.
             sharded: Sets the parameter metrics of sharded layers apart.
         """
+        for row, found in enumerate(readings, start=self._rows):
+            self._note(row, found)
+        self._rows += len(readings)
         self._steps.append(step)
         late = time.monotonic() - self._settled > PATIENT_SECONDS
         if sharded.exist:
@@ -128,18 +119,31 @@ class Backlog:
         elif late or self._rows > PATIENT_ROWS or len(self.tally) > PATIENT_PILES or not self.tally.is_on_host:
             self.settle()
 
+    def _note(self, row: int, readings: Iterable[Reading]) -> None:
+        for reading in readings:
+            for pile, place, target in reading.notes:
+                found = self._targets.get((pile, target))
+                if found is None:
+                    found = self._targets[pile, target] = [], []
+                found[0].append(place)
+                found[1].append(row)
+
     def settle(self, sharded: ShardedLayers | None = None) -> None:
-        """Make the rows of everything taken in."""
+        """Make the rows of everything taken in, between two steps, and forget what they were made of."""
+        self._settled = time.monotonic()
+        try:
+            self.make_rows(sharded)
+        finally:
+            self.tally.clear()
+
+    def make_rows(self, sharded: ShardedLayers | None = None) -> None:
+        """Make the rows of everything taken in; what a step in progress has shown so far stays."""
         steps, self._steps = self._steps, []
         targets, self._targets = self._targets, {}
         count, self._rows = self._rows, 0
-        self._settled = time.monotonic()
-        try:
-            if steps:
-                self.tally.settle(Tape())
-                self._make(steps, count, targets, sharded)
-        finally:
-            self.tally.clear()
+        if steps:
+            self.tally.settle_host()
+            self._make(steps, count, targets, sharded)
 
     def _make(self, steps: Sequence[Step], count: int, targets: Targets, sharded: ShardedLayers | None) -> None:
         table = fill(self._plan, count, targets)

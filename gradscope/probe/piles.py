@@ -251,8 +251,14 @@ class Tally:
 
     def settle(self, tape: Tape) -> None:
         """Reduce everything; what lies on a device is fetched once the tape has been read."""
-        with torch.no_grad():
-            for pile in self._piles.values():
+        for pile in self._piles.values():
+            pile.settle(tape)
+
+    def settle_host(self) -> None:
+        """Reduce what lies on the host; what lies on a device was, when its step ended."""
+        tape = Tape()
+        for pile in self._piles.values():
+            if pile.on_host:
                 pile.settle(tape)
 
     def fetch(self, numbers: Array) -> None:

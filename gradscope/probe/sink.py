@@ -77,6 +77,8 @@ class Sink:
             self.writer.describe(self.table.specs)
         if records:
             self._take_in(recorder.step, records, readings, numbers, skipped, scales)
+        else:
+            self.backlog.settle()  # parameters were read for no call
         self._write_coverage(recorder, records)
         self._recorded += 1
         self.tally.exact_shares = is_milestone(self._recorded)
@@ -93,28 +95,24 @@ class Sink:
     ) -> None:
         by_call = scales(numbers) if scales is not None else None
         values: dict[tuple[int, int], float] = {}
-        for row, found in enumerate(readings):
-            self.backlog.note(found)
-            if self._plan.tensor_metrics:
-                taken = [value for reading in found for value in reading.values]
-                values.update(self.backlog.values(taken, numbers, row))
+        for row, found in enumerate(readings if self._plan.tensor_metrics else ()):
+            taken = [value for reading in found for value in reading.values]
+            values.update(self.backlog.values(taken, numbers, row))
         keys = tuple(record.key for record in records)
-        self.backlog.add(
-            Step(
-                step=step,
-                keys=keys,
-                ids=np.asarray([self.table.ids[key] for key in keys], dtype=np.int32),
-                scales=None if by_call is None else [by_call[key] for key in keys],
-                skipped=skipped,
-                values=values,
-                is_milestone=is_milestone(self._recorded),
-            ),
-            self._sharded,
+        ended = Step(
+            step=step,
+            keys=keys,
+            ids=np.asarray([self.table.ids[key] for key in keys], dtype=np.int32),
+            scales=None if by_call is None else [by_call[key] for key in keys],
+            skipped=skipped,
+            values=values,
+            is_milestone=is_milestone(self._recorded),
         )
+        self.backlog.add(ended, readings, self._sharded)
 
     def settle(self) -> None:
-        """Make the rows of all steps taken in, and fetch the scalars that wait on a device."""
-        self.backlog.settle()
+        """Make the rows of all steps that have ended, and fetch the scalars that wait on a device."""
+        self.backlog.make_rows()
         self.fetch_scalars()
 
     def _look_for_scale(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor, nn
@@ -214,3 +215,28 @@ def test_sequences_of_every_length_keep_memory_bounded(tmp_path: Path) -> None:
             most = max(most, len(probe._sink.tally))
     assert most <= PATIENT_PILES + 16
     assert probe.run.frame("output_grad_norm").notna().all(axis=None)
+
+
+@pytest.mark.parametrize("peek", ["after the forward pass", "after the backward pass"])
+@pytest.mark.parametrize("width", [8, SMALL])
+def test_looking_at_the_run_in_the_middle_of_a_step_changes_no_row(peek: str, width: int, tmp_path: Path) -> None:
+    runs = []
+    for moment in (peek, ""):
+        model = plain(width)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        with gs.watch(model, optimizer, out=tmp_path / f"run {moment}", every=1, metrics="all") as probe:
+            for _ in range(4):
+                optimizer.zero_grad()
+                loss = model(torch.randn(5, 6)).square().mean()
+                if moment == "after the forward pass":
+                    assert probe.run.status == "running"
+                loss.backward()
+                if moment == "after the backward pass":
+                    assert probe.run.status == "running"
+                optimizer.step()
+        runs.append(probe.run)
+    looked, left = runs
+    for metric in left.metrics:
+        pd.testing.assert_frame_equal(looked.frame(metric), left.frame(metric))
+    pd.testing.assert_frame_equal(looked.histograms, left.histograms)
+    pd.testing.assert_frame_equal(looked.units, left.units)
