@@ -128,8 +128,25 @@ def _unknown_signal(name: str) -> UnknownNameError:
     return unknown_name("signal", name, [*SIGNALS, *(f"<any of these>_{form}" for form in FORMS)])
 
 
+class _OfSquares:
+    """What follows from a count and a sum of squares."""
+
+    count: NDArray[np.float64]
+    sum_squares: NDArray[np.float64]
+
+    @property
+    def norm(self) -> NDArray[np.float64]:
+        """Euclidean norm."""
+        return np.sqrt(self.sum_squares)
+
+    @property
+    def rms(self) -> NDArray[np.float64]:
+        """Norm / sqrt(count); NaN of an empty tensor."""
+        return np.sqrt(_divide(self.sum_squares, self.count))
+
+
 @dataclass(frozen=True)
-class Moments:
+class Moments(_OfSquares):
     """Shared moments of a tensor, of one layer call (floats) or of several (arrays of one entry a call).
 
     Attributes:
@@ -150,23 +167,13 @@ class Moments:
         return _divide(self.sum, self.count)
 
     @property
-    def norm(self) -> NDArray[np.float64]:
-        """Euclidean norm."""
-        return np.sqrt(self.sum_squares)
-
-    @property
-    def rms(self) -> NDArray[np.float64]:
-        """Norm / sqrt(count); NaN of an empty tensor."""
-        return np.sqrt(_divide(self.sum_squares, self.count))
-
-    @property
     def std(self) -> NDArray[np.float64]:
         """Population standard deviation over all entries; NaN of an empty tensor."""
         return np.sqrt(_divide(self.deviations, self.count))
 
 
 @dataclass(frozen=True)
-class Squares:
+class Squares(_OfSquares):
     """Sum of squares of a tensor, of one layer call (floats) or of several (arrays of one entry a call).
 
     Attributes:
@@ -176,16 +183,6 @@ class Squares:
 
     count: NDArray[np.float64]
     sum_squares: NDArray[np.float64]
-
-    @property
-    def norm(self) -> NDArray[np.float64]:
-        """Euclidean norm."""
-        return np.sqrt(self.sum_squares)
-
-    @property
-    def rms(self) -> NDArray[np.float64]:
-        """Norm / sqrt(count); NaN of an empty tensor."""
-        return np.sqrt(_divide(self.sum_squares, self.count))
 
 
 def _divide(top: NDArray[np.float64], bottom: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import itertools
 import sys
 import warnings
 import weakref
@@ -16,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from chain import Training
 from torch import Tensor, nn
 
 import gradscope as gs
@@ -41,24 +41,6 @@ REGISTERING = {
     "register_post_accumulate_grad_hook",
     "register_multi_grad_hook",
 }
-
-
-class Training:
-    """A chain of small layers that trains; gradients are freed after each step."""
-
-    def __init__(self, depth: int, width: int = 8, batch: int = 4) -> None:
-        torch.manual_seed(0)
-        pairs = [(nn.Linear(width, width), nn.Tanh()) for _ in range(depth)]
-        self.model = nn.Sequential(*itertools.chain(*pairs), nn.Linear(width, 2))
-        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.01)
-        self.x, self.y = torch.randn(batch, width), torch.randint(2, (batch,))
-
-    def step(self) -> None:
-        loss = F.cross_entropy(self.model(self.x), self.y)
-        loss.backward()  # type: ignore[no-untyped-call]
-        del loss
-        self.optimizer.step()
-        self.optimizer.zero_grad()
 
 
 @contextmanager
