@@ -69,9 +69,17 @@ def answer(source: Source, state: SweepState, theme: str) -> dict[str, Any]:
         "axes": [axes[axis] for axis in AXES],
         "at": "last" if state.last else "first",
         "hint": hint(runs, [key for key in axes.values() if key]),
-        "empty": "" if runs else howto(source.where),
-        "hidden": not runs,
+        "empty": _why_no_map(runs, keys, source.where),
+        "hidden": not keys,
     }
+
+
+def _why_no_map(runs: list[Run], keys: list[str], where: str) -> Any:
+    """Say what to do where there is nothing to lay out; empty where there is."""
+    if not runs:
+        return howto(where)
+    same = f"No setting varies between these {len(runs)} runs, so there is no map:"
+    return "" if keys else dmc.Text(f"{same} give gs.watch a config= that tells them apart.", c="dimmed")
 
 
 def hint(runs: list[Run], keys: list[str]) -> str:

@@ -169,33 +169,6 @@ def test_switching_off_the_newest_keeps_the_step_shown() -> None:
     assert view.chosen(FlowState("a"), "follow", {"follow": False, "step": 70}).step == 70
 
 
-def test_the_sweep_page(source: Source) -> None:
-    page = sweep.answer(source, SweepState(), "light")
-    assert page["axes"] == ["depth", "init", "activation"]
-    assert page["map"].data
-    assert not page["hidden"]
-    page = sweep.answer(source, SweepState(x="activation", last=True), "dark")
-    assert page["axes"] == ["activation", "init", "depth"]
-    assert page["at"] == "last"
-
-
-def test_an_unknown_axis_is_said_in_the_figure(source: Source) -> None:
-    page = sweep.answer(source, SweepState(x="width"), "light")
-    assert "no configuration key 'width'" in page["map"].layout.annotations[0].text
-
-
-def test_a_click_names_its_run() -> None:
-    assert sweep.clicked_run({"points": [{"customdata": "a/b"}]}) == "a/b"
-    assert sweep.clicked_run({"points": [{"customdata": ""}]}) is None
-    assert sweep.clicked_run(None) is None
-
-
-def test_axes_change_places() -> None:
-    shown = {"axes": {"x": "depth", "y": "init", "facet": "activation"}, "at": "first"}
-    axes = {"x": "init", "y": "init", "facet": "activation"}
-    assert sweep.chosen(SweepState(), axes, "last", shown) == SweepState("init", "depth", None, True)
-
-
 def test_one_page_is_visible() -> None:
     assert [name for name, hidden in visible("/sweep").items() if not hidden] == ["sweep"]
     assert [name for name, hidden in visible("/nowhere").items() if not hidden] == ["lost"]
@@ -371,14 +344,6 @@ def test_a_key_like_a_column_of_the_table_is_told_apart(tmp_path: Path) -> None:
     Writer(str(tmp_path / "a"), metrics=synthetic_runs.METRICS, config=config).close()
     row = table.rows(Source(str(tmp_path)))[0]
     assert (row["config.place"], row["place"], row["config.href"]) == (7, 0, "x")
-
-
-def test_the_map_says_what_a_dash_stands_for(tmp_path: Path) -> None:
-    for name, config in (("a", {"lr": 1, "": 1}), ("b", {"lr": 2, "": 2}), ("c", {})):
-        Writer(str(tmp_path / name), metrics=synthetic_runs.METRICS, config=config).close()
-    page = sweep.answer(Source(str(tmp_path)), SweepState(), "light")
-    assert page["options"][0] == [{"value": "lr", "label": "lr"}]
-    assert page["hint"].endswith("A dash (—) stands for runs whose configuration lacks the key.")
 
 
 def test_long_labels_are_shortened_and_stay_apart() -> None:
