@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from gradscope.errors import GradscopeError
     from gradscope.lab.sweep import sweep
     from gradscope.metrics import metric
-    from gradscope.preflight import verify
+    from gradscope.at_rest import verify
     from gradscope.probe import Probe, watch
     from gradscope.runs import Decay, Run, Runs, load
     from gradscope.spec import Band, LayerSpec, MetricSpec
@@ -37,7 +37,7 @@ _HOME = {
     "load": "gradscope.runs",
     "metric": "gradscope.metrics",
     "sweep": "gradscope.lab.sweep",
-    "verify": "gradscope.preflight",
+    "verify": "gradscope.at_rest",
     "watch": "gradscope.probe",
 }
 _SUBPACKAGES = ("checks", "figures", "lab", "metrics", "runs")

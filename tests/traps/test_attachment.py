@@ -19,8 +19,8 @@ from shapes import SHAPES, shape
 from torch import Tensor, nn
 
 import gradscope as gs
-from gradscope.preflight.copies import Trained
-from gradscope.preflight.observation import after_close
+from gradscope.at_rest.copies import Trained
+from gradscope.at_rest.observation import after_close
 
 
 def traces(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[tuple[str, str], object]:

@@ -14,9 +14,9 @@ from trainings import MODELS, OPTIMIZERS, mlp, trained, vectors
 
 import gradscope as gs
 from gradscope.errors import GradscopeError, InvalidTypeError, InvalidValueError
-from gradscope.preflight.comparison import compare
-from gradscope.preflight.copies import Trained
-from gradscope.preflight.observation import after_close, after_step
+from gradscope.at_rest.comparison import compare
+from gradscope.at_rest.copies import Trained
+from gradscope.at_rest.observation import after_close, after_step
 
 
 def observed(one: Trained) -> dict[tuple[str, str], object]:

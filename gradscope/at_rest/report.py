@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING
 
-from gradscope.preflight.comparison import Difference
+from gradscope.at_rest.comparison import Difference
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from gradscope.preflight.comparison import Difference
-from gradscope.preflight.report import Report
-from gradscope.preflight.verification import verify
+from gradscope.at_rest.comparison import Difference
+from gradscope.at_rest.report import Report
+from gradscope.at_rest.verification import verify
 
 __all__ = ["Difference", "Report", "verify"]

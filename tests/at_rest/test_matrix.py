@@ -10,7 +10,7 @@ from trainings import MODELS, OPTIMIZERS, Autocast, Training, mlp, trained, vect
 import gradscope as gs
 
 
-def verified(one: Training, **settings: object) -> gs.preflight.Report:
+def verified(one: Training, **settings: object) -> gs.at_rest.Report:
     return gs.verify(one.model, one.optimizer, one.loss_fn, one.batch, **settings)  # type: ignore[arg-type]
 
 
@@ -91,4 +91,4 @@ def test_models_on_a_gpu(name: str) -> None:
     batch = tuple(value.cuda() if isinstance(value, torch.Tensor) else value for value in one.batch)
     report = gs.verify(model, one.optimizer, one.loss_fn, (batch[0], batch[1]))
     assert report.identical or not report.reproducible, str(report)
-    assert "torch (cuda:0)" in {place for _, place, _ in gs.preflight.world.World.now().observe()}
+    assert "torch (cuda:0)" in {place for _, place, _ in gs.at_rest.world.World.now().observe()}

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from gradscope.preflight.comparison import Difference, compare
-from gradscope.preflight.copies import Trained
-from gradscope.preflight.observation import after_backward, after_close, after_step
-from gradscope.preflight.world import Observation, World
+from gradscope.at_rest.comparison import Difference, compare
+from gradscope.at_rest.copies import Trained
+from gradscope.at_rest.observation import after_backward, after_close, after_step
+from gradscope.at_rest.world import Observation, World
 from gradscope.probe import Probe
 
 Watcher = Callable[[Trained], AbstractContextManager[Probe]]

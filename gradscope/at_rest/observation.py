@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from torch import Tensor, nn
 
-from gradscope.preflight.comparison import leaves
-from gradscope.preflight.copies import Trained
-from gradscope.preflight.world import Observation, World, names_of
+from gradscope.at_rest.comparison import leaves
+from gradscope.at_rest.copies import Trained
+from gradscope.at_rest.world import Observation, World, names_of
 
 TENSOR_HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
 

@@ -6,7 +6,7 @@ import pandas as pd
 from trainings import mlp, trained, vectors
 
 import gradscope as gs
-from gradscope.preflight import Difference, Report
+from gradscope.at_rest import Difference, Report
 
 CHANGED = Difference("gradients", "a<b>.weight", 1, 3, 6, 0.5)
 FLAG = Difference("training flags", "head", 2, 1, 1, 1.0, "True and False")

@@ -16,7 +16,7 @@ from trainings import OPTIMIZERS, mlp, trained, vectors, with_dropout
 
 import gradscope as gs
 from gradscope.metrics import unregister
-from gradscope.preflight import Report
+from gradscope.at_rest import Report
 
 
 def draws_from_torch(output_grad: Tensor) -> Tensor:
