@@ -59,7 +59,7 @@ class Trained:
             InvalidValueError: if it is no single number, or needs no gradient.
         """
         x, y = self.batch
-        found = self.loss_fn(_call(self.model, x), y)
+        found = self.loss_fn(call_model(self.model, x), y)
         if not isinstance(found, Tensor):
             raise InvalidTypeError(f"loss_fn returns a tensor with one number, not {type(found).__name__}")
         if found.numel() != 1:
@@ -78,7 +78,7 @@ def copy_training(
         InvalidTypeError: for an optimizer that is none, and makes none.
         InvalidValueError: for what cannot be copied, or an optimizer of other parameters.
     """
-    memo = _histories(model)
+    memo = histories(model)
     twin = _copied("model", model, memo)
     # A function is shared by all copies; a module has parameters and buffers of its own.
     loss = _copied("loss_fn", loss_fn, memo) if isinstance(loss_fn, nn.Module) else loss_fn
@@ -106,13 +106,14 @@ def default_loss(output: Any, y: Any) -> Tensor:
     return F.mse_loss(output, y) if y.is_floating_point() else F.cross_entropy(output, y)
 
 
-def _call(model: nn.Module, x: Any) -> Any:
+def call_model(model: nn.Module, x: Any) -> Any:
+    """Call ``model(x)``, ``model(*x)`` for a tuple, ``model(**x)`` for a mapping."""
     if isinstance(x, tuple):
         return model(*x)
     return model(**x) if isinstance(x, Mapping) else model(x)
 
 
-def _histories(model: nn.Module) -> dict[int, Any]:
+def histories(model: nn.Module) -> dict[int, Any]:
     """Copies of tensors that modules keep with their history, such as a pruned weight: torch copies only leaves."""
     kept = [value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor)]
     return {id(value): value.detach().clone() for value in kept if not value.is_leaf}
