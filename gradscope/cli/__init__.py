@@ -1,4 +1,4 @@
-"""The command line: ``gradscope demo``, ``gradscope sweep``, ``gradscope dashboard``.
+"""The command line: ``gradscope demo``, ``gradscope sweep``, ``gradscope check``, ``gradscope dashboard``.
 
 What a command needs is imported when it runs, so that ``--help`` is there at once.
 """
@@ -8,6 +8,8 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,7 +18,7 @@ from rich.text import Text
 
 from gradscope import __version__
 from gradscope.cli.arguments import function as find_function
-from gradscope.cli.arguments import read_grid, values
+from gradscope.cli.arguments import read_grid, values, write_text
 from gradscope.cli.tables import demo_table, runs_table
 from gradscope.errors import GradscopeError, InvalidValueError
 
@@ -37,6 +39,24 @@ app = typer.Typer(
 Out = Annotated[str, typer.Option(help="Folder for the runs; the same command again goes on from there.")]
 Workers = Annotated[int, typer.Option(min=0, help="Worker processes, one thread each; 0 or 1: none.")]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="Port of the dashboard.")]
+
+
+class Format(StrEnum):
+    """How findings are reported."""
+
+    text = "text"
+    junit = "junit"
+    sarif = "sarif"
+    json = "json"
+
+
+class FailOn(StrEnum):
+    """The mildest severity that makes a check fail."""
+
+    critical = "critical"
+    warning = "warning"
+    note = "note"
+    never = "never"
 
 
 def main() -> None:
@@ -171,6 +191,53 @@ def sweep(
         runs = _train(train, out, workers, grid)
         out_console.print(runs_table(runs, [key for key, value in grid.items() if isinstance(value, list)]))
         _end(runs, serve, port)
+
+
+@app.command()
+def check(
+    target: Annotated[str, typer.Argument(help="A run, a folder of runs, or script.py:function that makes a model.")],
+    form: Annotated[Format, typer.Option("--format", help="How to report.")] = Format.text,
+    output: Annotated[Path | None, typer.Option(help="File to write the report to; the letter is printed too.")] = None,
+    fail_on: Annotated[FailOn, typer.Option(help="The mildest severity that makes the check fail.")] = FailOn.warning,
+    shape: Annotated[
+        str | None, typer.Option(help="Shape of one sample, such as 3,32,32, where the function returns none.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=2, help="Samples in a batch that is drawn.")] = 128,
+    seed: Annotated[int, typer.Option(help="Of the model's initialization and of a batch that is drawn.")] = 0,
+) -> None:
+    """Diagnose a model before its first step, or runs; the exit code says how it went.
+
+    The function is called without arguments and returns a model, or (model, x),
+    (model, x, y), (model, x, y, loss_fn). Inputs that it leaves out are standard
+    normal, targets random. Nothing is trained.
+
+    Exit code 0: nothing as bad as --fail-on was found; 1: something was; 2: it
+    could not be examined, and why is on the error stream.
+
+    [bold]Examples[/bold]
+
+        gradscope check train.py:make_model
+
+        gradscope check train.py:make_model --shape 3,32,32 --fail-on critical
+
+        gradscope check train.py:make_model --format junit --output gradients.xml
+
+        gradscope check runs/tanh-50 --format sarif
+    """
+    with reported():
+        from gradscope.cli import reports
+        from gradscope.cli.check import Batch, examine, shape_of
+
+        batch = Batch(batch_size, None if shape is None else shape_of(shape), seed)
+        examined = examine(target, batch)
+        report = reports.FORMATS[form.value](examined, fail_on.value)
+        if output is not None:
+            write_text(output, report)
+            report = reports.text(examined, fail_on.value)
+        typer.echo(report)
+    severities = [finding.severity for one in examined for finding in one.findings]
+    if any(reports.failing(severity, fail_on.value) for severity in severities):
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""Read what the command line gives a sweep: its values, and its training function."""
+"""Read what the command line is given: values of a sweep, functions of scripts, files to write."""
 
 from __future__ import annotations
 
@@ -59,6 +59,19 @@ def _value(text: str) -> Any:
     return number if isinstance(number, int | float) else text
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a file, and the folders it lies in.
+
+    Raises:
+        InvalidValueError: It cannot be written there.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InvalidValueError(f"cannot write {str(path)!r}: {error.strerror}") from error
+
+
 def function(target: str) -> Callable[..., Any]:
     """Find ``file.py:function`` or ``module:function``.
 
@@ -68,7 +81,7 @@ def function(target: str) -> Callable[..., Any]:
     """
     place, colon, name = target.rpartition(":")
     if not (colon and place and name):
-        raise InvalidValueError(f"{target!r} is no training function: write train.py:function")
+        raise InvalidValueError(f"{target!r} is no function: write train.py:function")
     module = _script(Path(place)) if place.endswith(".py") else _module(place)
     found = getattr(module, name, None)
     if found is None:

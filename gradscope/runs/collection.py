@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import pandas as pd
 
 from gradscope.errors import GradscopeError, RunFormatError, unknown_name
+from gradscope.runs import html
 from gradscope.runs.decay import Decay
 from gradscope.runs.description import jsonable
 from gradscope.runs.format import DESCRIPTION
@@ -53,6 +54,9 @@ class Runs:
     def __repr__(self) -> str:
         return f"<Runs {self.path!r}: {len(self)}>"
 
+    def _repr_html_(self) -> str:
+        return html.of_runs(self)
+
     @property
     def names(self) -> list[str]:
         """Names of the runs, in order."""
@@ -80,7 +84,7 @@ class Runs:
         return Runs(self.path, chosen, broken)
 
     def table(self) -> pd.DataFrame:
-        """Return one row per run: name, each key of config, decay at the first recorded step, status, loss.
+        """Return one row per run: name, each key of config, decay at the first step taken, status, loss.
 
         `decay`, `decay_low`, `decay_high` are factors per layer, `decades` is log10 of the total; NaN where
         not recorded, or where a part of the run cannot be read: `broken` says which. `final_loss` is the last value of
@@ -163,8 +167,12 @@ def _matches(config: dict[str, Any], wanted: dict[str, Any]) -> bool:
 
 
 def _decay(run: Run) -> Decay:
+    """Return the decay at the first recorded step that the optimizer took; one it skipped may have overflowed."""
     try:
-        return run.decay()
+        skipped = set(run.skipped())
+        # Which steps have a value is asked only where it matters: it reads the whole metric.
+        taken = (step for step in run.steps("output_grad_norm") if step not in skipped) if skipped else iter(())
+        return run.decay(next(taken, None))
     except RunFormatError:
         raise
     except GradscopeError:  # no layers, or no such metric, or nothing recorded yet

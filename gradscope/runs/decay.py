@@ -35,6 +35,11 @@ class Decay:
     decades: float
     layers: int
 
+    def _repr_html_(self) -> str:
+        from gradscope.runs import html  # which knows this class
+
+        return html.of_decay(self)
+
 
 def decay(trunk: Sequence[int], profile: pd.Series[float]) -> Decay:
     """Estimate the decay along layers of the trunk.

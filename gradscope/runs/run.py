@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gradscope.errors import InvalidValueError, unknown_name
-from gradscope.runs import decay, ledger
+from gradscope.runs import decay, html, ledger
 from gradscope.runs.columns import Column
 from gradscope.runs.coverage import CoverageTable
 from gradscope.runs.description import Description, parse_description, read_bytes, read_raw
@@ -51,6 +51,9 @@ class Run:
 
     def __repr__(self) -> str:
         return f"<Run {self.name!r}: {self.status}, {len(self.specs)} layers, {len(self.metrics)} metrics>"
+
+    def _repr_html_(self) -> str:
+        return html.of_run(self)
 
     @property
     def name(self) -> str:

@@ -167,7 +167,7 @@ def test_ctrl_c_ends_with_one_line(tmp_path: Path) -> None:
         (("sweep", "--out", "mine.py", "--depth", "2"), "'mine.py' is a file; out is a folder\n"),
         (("sweep", "--out", "mine.py/x", "--depth", "2"), "'mine.py' is a file; out is a folder\n"),
         (("dashboard", "mine.py"), "'mine.py' is a file; a run is a folder with a run.json\n"),
-        (("sweep", "train.py"), "'train.py' is no training function: write train.py:function"),
+        (("sweep", "train.py"), "'train.py' is no function: write train.py:function"),
         (("sweep", "nowhere.py:train"), "there is no file 'nowhere.py'"),
         (("sweep", "no_such_module:train"), "cannot import 'no_such_module': No module named 'no_such_module'"),
         (("demo", "--depth", "2,,x"), "depth must be a whole number, not 'x'"),
