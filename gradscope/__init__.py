@@ -12,11 +12,11 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from gradscope import checks, figures, lab, metrics, runs
+    from gradscope.at_rest import verify
     from gradscope.checks import Finding, Findings, NotApplicable, diagnose
     from gradscope.errors import GradscopeError
     from gradscope.lab.sweep import sweep
     from gradscope.metrics import metric
-    from gradscope.at_rest import verify
     from gradscope.probe import Probe, watch
     from gradscope.runs import Decay, Run, Runs, load
     from gradscope.spec import Band, LayerSpec, MetricSpec

@@ -11,12 +11,12 @@ from typing import Any
 from torch import nn
 from torch.amp import GradScaler
 
-from gradscope.errors import InvalidTypeError, InvalidValueError
-from gradscope.metrics import registered, select
 from gradscope.at_rest.copies import Loss, Optimizers, Trained, copy_training, default_loss
 from gradscope.at_rest.report import Report
 from gradscope.at_rest.training import Comparison, side_by_side
 from gradscope.at_rest.world import World
+from gradscope.errors import InvalidTypeError, InvalidValueError
+from gradscope.metrics import registered, select
 from gradscope.probe import Probe, watch
 from gradscope.probe.layers import LayerFilter
 from gradscope.runs.given import whole

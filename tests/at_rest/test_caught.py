@@ -15,8 +15,8 @@ from torch.utils.hooks import RemovableHandle
 from trainings import OPTIMIZERS, mlp, trained, vectors, with_dropout
 
 import gradscope as gs
-from gradscope.metrics import unregister
 from gradscope.at_rest import Report
+from gradscope.metrics import unregister
 
 
 def draws_from_torch(output_grad: Tensor) -> Tensor:
