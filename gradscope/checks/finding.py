@@ -10,6 +10,8 @@ from typing import Literal
 
 import pandas as pd
 
+from gradscope.checks import html
+
 Severity = Literal["critical", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("critical", "warning", "note")
 WIDTH = 100
@@ -41,10 +43,18 @@ class Finding:
     remedy: str
     source: str
 
+    def _repr_html_(self) -> str:
+        return html.of_finding(self)
+
+    @property
+    def where(self) -> str:
+        """Layers and steps in words."""
+        return f"{_span('layer', self.layers)}; {_span('step', self.steps)}"
+
     def __str__(self) -> str:
         numbers = ", ".join(f"{name} = {value:.4g}" for name, value in self.evidence.items())
         lines = {
-            "Where": f"{_span('layer', self.layers)}; {_span('step', self.steps)}",
+            "Where": self.where,
             "Numbers": numbers,
             "Cause": self.cause,
             "Remedy": self.remedy,
@@ -96,8 +106,16 @@ class Findings:
         names = [one.name for one in fields(Finding)]
         return pd.DataFrame([asdict(one) for one in self.findings], columns=pd.Index(names))
 
+    def _repr_html_(self) -> str:
+        return html.of_findings(self)
+
+    @property
+    def headline(self) -> str:
+        """What was diagnosed, and how many findings there are."""
+        return f"Diagnosis of run {self.run!r}: {self._result()}"
+
     def __str__(self) -> str:
-        parts = [f"Diagnosis of run {self.run!r}: {self._result()}"]
+        parts = [self.headline]
         parts += [f"{place}. {one}" for place, one in enumerate(self.findings, start=1)]
         if self.healthy:
             parts.append(f"Examined, and nothing found: {', '.join(self.healthy)}.")
