@@ -45,5 +45,6 @@ def test_a_finding_shows_itself_as_it_does_among_others() -> None:
 
 def test_nothing_found_is_said() -> None:
     assert Findings("run", (), ("vanishing",))._repr_html_() == (
-        "<div><b>Diagnosis of run &#x27;run&#x27;: nothing found</b><div>Examined, and nothing found: vanishing.</div></div>"
+        "<div><b>Diagnosis of run &#x27;run&#x27;: nothing found</b>"
+        "<div>Examined, and nothing found: vanishing.</div></div>"
     )
