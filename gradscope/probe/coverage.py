@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from gradscope.probe.layers import Layer
 from gradscope.probe.records import CallRecord
-from gradscope.probe.tiers import NO, PART, YES, Scope, has_gradient
+from gradscope.probe.tiers import NO, NOT_CHOSEN, PART, TIERS, YES, Scope, has_gradient
 from gradscope.runs.coverage import CoverageTable
 
 NEVER_CALLED = (
@@ -45,7 +45,8 @@ class Coverage:
         expected: Output gradients that should have arrived.
         fired: Output gradients that did.
         text: The same in words.
-        parameters: Whether weights, their gradients and updates were recorded: yes, no, or part of it.
+        parameters: Whether weights, their gradients and updates were recorded: yes, no, or part of it; ``-`` where
+            no chosen metric asks for any.
         boundaries: The same of activations and error signals.
         units: The same of the units of its activation function.
     """
@@ -157,14 +158,14 @@ def judge(
         compiled: Whether something compiled ran eagerly for this step.
         asked: Tiers that the chosen metrics ask for.
     """
-    code, text = given or _of_gradients(seen, weight) or _of_weight(weight) or _of_activation(seen)
+    code, text = given or _of_gradients(seen, weight) or _of_weight(weight) or _of_activation(seen, asked)
     tiers = {
         "parameters": PARAMETERS[weight] if has_row else NO,
         "boundaries": (PART if code in FORWARD_ONLY else YES) if seen else NO,
         "units": YES if any(one.activation not in ("?", "identity") for one in seen) else NO,
     }
     expected, fired = sum(one.expected for one in seen), sum(one.fired for one in seen)
-    held = {tier: held if tier in asked else NO for tier, held in tiers.items()}
+    held = {tier: held if tier in asked else NOT_CHOSEN for tier, held in tiers.items()}
     return Coverage(name, code, expected, fired, text + (EAGERLY if compiled else ""), **held)
 
 
@@ -208,9 +209,11 @@ def _of_weight(weight: str) -> tuple[str, str] | None:
     return None
 
 
-def _of_activation(seen: Sequence[Seen]) -> tuple[str, str]:
+def _of_activation(seen: Sequence[Seen], asked: frozenset[str]) -> tuple[str, str]:
     if any(one.activation == "?" for one in seen):
         return "unknown_activation", "what follows is no activation function known here: no metrics of phi"
+    if not asked.issuperset(TIERS):
+        return "recorded", "all that the chosen metrics ask for"
     if all(one.activation == "identity" for one in seen):
         return "recorded", "all but the metrics of phi: no activation function follows"
     return "recorded", "everything"

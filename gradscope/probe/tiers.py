@@ -20,6 +20,8 @@ from gradscope.probe.records import CallRecord
 from gradscope.signals import SIGNALS
 
 YES, PART, NO = "yes", "part", "no"
+NOT_CHOSEN = "-"
+"""Of a tier that no chosen metric asks for."""
 TIERS = ("parameters", "boundaries", "units")
 
 

@@ -43,6 +43,8 @@ def tier_counts(coverage: pd.DataFrame) -> dict[str, str]:
 
 
 def _count(values: pd.Series[str]) -> str:
+    if (values == "-").all():
+        return "not chosen"
     whole, part = int((values == "yes").sum()), int((values == "part").sum())
     return f"{whole} of {len(values)}" + (f", {part} in part" if part else "")
 
