@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from gradscope import checks, figures, lab, metrics, runs
-    from gradscope.at_rest import verify
+    from gradscope.at_rest import preflight, verify
     from gradscope.checks import Finding, Findings, NotApplicable, diagnose
     from gradscope.errors import GradscopeError
     from gradscope.lab.sweep import sweep
@@ -36,6 +36,7 @@ _HOME = {
     "diagnose": "gradscope.checks",
     "load": "gradscope.runs",
     "metric": "gradscope.metrics",
+    "preflight": "gradscope.at_rest",
     "sweep": "gradscope.lab.sweep",
     "verify": "gradscope.at_rest",
     "watch": "gradscope.probe",
@@ -61,6 +62,7 @@ __all__ = [
     "load",
     "metric",
     "metrics",
+    "preflight",
     "runs",
     "sweep",
     "verify",

@@ -59,14 +59,7 @@ class Trained:
             InvalidValueError: if it is no single number, or needs no gradient.
         """
         x, y = self.batch
-        found = self.loss_fn(call_model(self.model, x), y)
-        if not isinstance(found, Tensor):
-            raise InvalidTypeError(f"loss_fn returns a tensor with one number, not {type(found).__name__}")
-        if found.numel() != 1:
-            raise InvalidValueError(f"loss_fn returns a single number, not a tensor of shape {tuple(found.shape)}")
-        if not found.requires_grad:
-            raise InvalidValueError("the loss needs no gradient: no parameter of the model reaches it")
-        return found
+        return single_loss(self.loss_fn(call_model(self.model, x), y))
 
 
 def copy_training(
@@ -104,6 +97,22 @@ def default_loss(output: Any, y: Any) -> Tensor:
         if not isinstance(value, Tensor):
             raise InvalidTypeError(f"loss_fn is needed: {name} {type(value).__name__}, not a tensor")
     return F.mse_loss(output, y) if y.is_floating_point() else F.cross_entropy(output, y)
+
+
+def single_loss(found: Any) -> Tensor:
+    """Return what a loss function gave, if it is one number that a backward pass can start from.
+
+    Raises:
+        InvalidTypeError: if it is no tensor.
+        InvalidValueError: if it is no single number, or needs no gradient.
+    """
+    if not isinstance(found, Tensor):
+        raise InvalidTypeError(f"loss_fn returns a tensor with one number, not {type(found).__name__}")
+    if found.numel() != 1:
+        raise InvalidValueError(f"loss_fn returns a single number, not a tensor of shape {tuple(found.shape)}")
+    if not found.requires_grad:
+        raise InvalidValueError("the loss needs no gradient: no parameter of the model reaches it")
+    return found
 
 
 def call_model(model: nn.Module, x: Any) -> Any:
