@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from gradscope import checks, figures, lab, metrics, runs
+    from gradscope import checks, figures, lab, metrics, runs, testing, theory
     from gradscope.at_rest import preflight, verify
     from gradscope.checks import Finding, Findings, NotApplicable, diagnose
     from gradscope.errors import GradscopeError
@@ -41,7 +41,7 @@ _HOME = {
     "verify": "gradscope.at_rest",
     "watch": "gradscope.probe",
 }
-_SUBPACKAGES = ("checks", "figures", "lab", "metrics", "runs")
+_SUBPACKAGES = ("checks", "figures", "lab", "metrics", "runs", "testing", "theory")
 
 __all__ = [
     "Band",
@@ -65,6 +65,7 @@ __all__ = [
     "preflight",
     "runs",
     "sweep",
+    "testing",
     "verify",
     "watch",
 ]
