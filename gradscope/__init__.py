@@ -66,6 +66,7 @@ __all__ = [
     "runs",
     "sweep",
     "testing",
+    "theory",
     "verify",
     "watch",
 ]

@@ -1,0 +1,141 @@
+"""The forward signal between layers, and what layers, normalizations, activations and poolings make of it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradscope.theory.expectations import moments, pair_moment
+from gradscope.theory.flow import Back, Gain
+from gradscope.theory.functions import Activation
+
+Array = NDArray[np.float64]
+NO_CORRELATION = "approximate: samples are taken to be uncorrelated, since the start says nothing of their correlation"
+NOT_NORMAL = "approximate: the input of an activation behind a sum is taken to be normally distributed"
+FLAT_PICTURE = "approximate: positions are taken to be as alike as different samples are"
+
+
+@dataclass(frozen=True)
+class Signal:
+    """The signal at one place.
+
+    Attributes:
+        q: Mean square over samples and units; one entry per position where there are positions.
+        alike: Correlations <a a'> / <a^2>: of two samples, then of neighbours within the poolings to come.
+        mean: Mean over units of a sample.
+        normal: Whether units are normally distributed.
+        width: Units or channels; 0 is infinitely many.
+        notes: What was assumed so far.
+        blocked: Why nothing more can be said of q.
+    """
+
+    q: Array
+    alike: tuple[float, ...]
+    mean: float = 0.0
+    normal: bool = True
+    width: int = 0
+    notes: tuple[str, ...] = ()
+    blocked: str = ""
+
+    @property
+    def level(self) -> float:
+        """Mean square over positions."""
+        return float(np.mean(self.q))
+
+    def noted(self, note: str) -> Signal:
+        """Return the signal with one more note, once."""
+        return self if note in self.notes else replace(self, notes=(*self.notes, note))
+
+
+@dataclass(frozen=True)
+class Response:
+    """What an activation makes of a signal.
+
+    Attributes:
+        signal: Behind it.
+        slope: E phi'^2 per position.
+        back: What the gradient passes; None for the identity.
+    """
+
+    signal: Signal
+    slope: Array
+    back: Back | None
+
+
+def activate(signal: Signal, phi: Activation) -> Response:
+    """Apply an activation, taking its input as normally distributed."""
+    if phi.name == "identity":
+        return Response(signal, np.ones_like(signal.q), None)
+    found = moments(phi, signal.q)
+    slope, fourth, square = found.slope_square, found.slope_fourth, found.square
+    if phi.sides is not None:
+        # The slope of such a function does not depend on the variance, so that it is known where q is not.
+        fixed = moments(phi, np.ones_like(signal.q))
+        slope, fourth = fixed.slope_square, fixed.slope_fourth
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ratio = float(np.mean(fourth)) / float(np.mean(slope)) ** 2 if np.mean(slope) > 0 else 1.0
+    noise = 3.0 * (ratio - 1.0) / signal.width if signal.width else 0.0
+    level = float(np.mean(square))
+    alike = tuple(_pair(phi, signal.level, one) / level if level > 0 else math.nan for one in signal.alike)
+    behind = replace(signal, q=square, alike=alike, mean=float(np.mean(found.mean)), normal=False)
+    return Response(behind if signal.normal else behind.noted(NOT_NORMAL), slope, Gain(slope, noise))
+
+
+def normalize(signal: Signal, norm: str, eps: float) -> tuple[Signal, Back | None]:
+    """Apply batch or layer normalization with weight 1 and bias 0; the gradient is divided by the variance."""
+    if norm == "none":
+        return signal, None
+    level = signal.level
+    if norm == "batch":
+        # Over a batch, what all samples share is the mean: <z z'> between samples.
+        common = 0.0 if math.isnan(signal.alike[0]) else signal.alike[0] * level
+        signal = signal.noted(NO_CORRELATION) if math.isnan(signal.alike[0]) else signal
+        signal = signal.noted(FLAT_PICTURE) if signal.q.ndim else signal
+    else:
+        common = signal.mean**2
+    factor = 1.0 / (max(level - common, 0.0) + eps)
+    left = level - common
+    alike = tuple((one * level - common) / left if left > 0 else math.nan for one in signal.alike)
+    if norm == "batch":
+        alike = (0.0, *alike[1:])
+    q = np.maximum(signal.q - common, 0.0) * factor
+    normalized = replace(signal, q=q, alike=alike, mean=0.0)
+    return normalized, Gain(np.full_like(signal.q, factor))
+
+
+def drop(signal: Signal, fraction: float) -> tuple[Signal, Back | None]:
+    """Apply dropout in training mode: a fraction is set to zero, the rest grows."""
+    if fraction == 0.0:
+        return signal, None
+    keep = 1.0 - fraction
+    thinned = replace(signal, q=signal.q / keep, alike=tuple(one * keep for one in signal.alike))
+    return thinned, Gain(np.full_like(signal.q, 1.0 / keep))
+
+
+def add(over: Signal, own: Signal, scale: float) -> Signal:
+    """Add a branch to what came over the skip; fresh weights make the two independent, unit by unit."""
+    common = 2.0 * scale * over.mean * own.mean
+    q = over.q + scale**2 * own.q + common
+    level = float(np.mean(q))
+    alike = tuple(
+        (a * over.level + scale**2 * b * own.level + common) / level if level > 0 else math.nan
+        for a, b in zip(over.alike, own.alike, strict=False)
+    )
+    joined = replace(
+        over,
+        q=q,
+        alike=alike,
+        mean=over.mean + scale * own.mean,
+        normal=over.normal and own.normal,
+        blocked=over.blocked or own.blocked,
+    )
+    for note in own.notes:
+        joined = joined.noted(note)
+    return joined
+
+
+def _pair(phi: Activation, q: float, c: float) -> float:
+    return pair_moment(phi, q, float(np.clip(c, -1.0, 1.0)), slope=False)
