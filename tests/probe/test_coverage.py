@@ -151,7 +151,9 @@ def test_metrics_that_were_not_chosen_leave_their_tier_out(tmp_path: Path) -> No
     with gs.watch(model, out=tmp_path / "run", every=1, metrics="weight_grad_norm") as probe:
         model(torch.randn(4, 4)).sum().backward()
         probe.step()
-    assert probe.coverage()[TIERS].to_numpy().tolist() == [["yes", "no", "no"]] * 2
+    assert probe.coverage()[TIERS].to_numpy().tolist() == [["yes", "-", "-"]] * 2
+    assert probe.coverage()["text"].tolist() == ["all that the chosen metrics ask for"] * 2
+    assert "boundaries  not chosen" in str(probe.coverage())
 
 
 def test_parameters_are_recorded_where_no_call_can_be_seen(tmp_path: Path) -> None:
