@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from gradscope import checks, figures, lab, metrics, runs, testing, theory
-    from gradscope.at_rest import preflight, verify
+    from gradscope.at_rest import jacobian, preflight, verify
     from gradscope.checks import Finding, Findings, NotApplicable, diagnose
     from gradscope.errors import GradscopeError
     from gradscope.lab.sweep import sweep
@@ -34,6 +34,7 @@ _HOME = {
     "Run": "gradscope.runs",
     "Runs": "gradscope.runs",
     "diagnose": "gradscope.checks",
+    "jacobian": "gradscope.at_rest",
     "load": "gradscope.runs",
     "metric": "gradscope.metrics",
     "preflight": "gradscope.at_rest",
@@ -58,6 +59,7 @@ __all__ = [
     "checks",
     "diagnose",
     "figures",
+    "jacobian",
     "lab",
     "load",
     "metric",

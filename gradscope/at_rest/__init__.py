@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from gradscope.at_rest.comparison import Difference
+from gradscope.at_rest.jacobian_report import Jacobian, JacobianTheory
+from gradscope.at_rest.jacobians import jacobian
 from gradscope.at_rest.preflight_check import preflight
 from gradscope.at_rest.report import Report
 from gradscope.at_rest.verification import verify
 
-__all__ = ["Difference", "Report", "preflight", "verify"]
+__all__ = ["Difference", "Jacobian", "JacobianTheory", "Report", "jacobian", "preflight", "verify"]
