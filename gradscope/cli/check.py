@@ -64,7 +64,8 @@ def examine(target: str, batch: Batch) -> list[Examined]:
         batch: How to draw what the function left out: inputs from the standard normal law, targets at random.
 
     Raises:
-        InvalidValueError: The target is none of these, or there are no runs in the folder.
+        InvalidValueError: The target is none of these, or the function fails.
+        RunFormatError: There are no runs in the folder.
         InvalidTypeError: The function returns something else.
     """
     if Store(target).is_file(DESCRIPTION) or os.path.isdir(target) or "://" in target:
@@ -95,8 +96,6 @@ def _recorded(target: str) -> list[Examined]:
 
     found = load(target)
     runs = [found] if isinstance(found, Run) else list(found)
-    if not runs:
-        raise InvalidValueError(f"there are no runs in {target!r}")
     return [Examined(run.name, run.path, 1, diagnose(run)) for run in runs]
 
 

@@ -21,7 +21,7 @@ def test_help_teaches(call: Call) -> None:
         assert text in result.output
 
 
-@pytest.mark.parametrize("command", ["demo", "sweep", "dashboard"])
+@pytest.mark.parametrize("command", ["demo", "sweep", "check", "dashboard"])
 def test_every_command_shows_examples(call: Call, command: str) -> None:
     result = call(command, "--help")
     assert result.exit_code == 0
