@@ -29,7 +29,18 @@ from numpy.typing import NDArray
 
 from gradscope.errors import UnknownNameError, unknown_name
 
-Phase = Literal["forward", "activation", "activation_backward", "backward", "input_total", "next", "step", "window"]
+Phase = Literal[
+    "forward",
+    "activation",
+    "activation_backward",
+    "norm_backward",
+    "join_backward",
+    "backward",
+    "input_total",
+    "next",
+    "step",
+    "window",
+]
 STATISTICS = ("moments", "squares", "zeros", "small", "power", "spread")
 FORMS = (*STATISTICS, "sample", "units")
 FP16_SMALLEST = 2.0**-24
@@ -66,6 +77,11 @@ SIGNALS = {
         Signal("slope_max", "max phi'", "()", "activation", "greatest slope of the activation function, a float"),
         Signal("activation_grad", "dL/dphi(u_l)", "(N, units, ...)", "activation_backward", "gradient of phi(u)"),
         Signal("activation_input_grad", "dL/du_l", "(N, units, ...)", "activation_backward", "gradient of u"),
+        Signal("norm_grad", "dL/dnorm(z_l)", "(N, units, ...)", "norm_backward", "gradient of what is normalized"),
+        Signal("norm_input_grad", "", "(N, units, ...)", "norm_backward", "what the normalization sends back"),
+        Signal("join_grad", "dL/dt", "(N, ...)", "join_backward", "gradient of a tensor t on the way, of all its uses"),
+        Signal("join_own_grad", "", "(N, ...)", "join_backward", "what of it came through the next layer"),
+        Signal("join_overlap", "<own, dL/dt>", "()", "join_backward", "own by total gradient of t, a number"),
         Signal("output_grad", "dL/dz_l", "(N, units, ...)", "backward", "output gradient, the error signal"),
         Signal("input_grad", "W_l^T dL/dz_l", "(N, inputs, ...)", "backward", "what this call sends back"),
         Signal("input_grad_total", "dL/da_{l-1}", "(N, inputs, ...)", "input_total", "gradient of the input"),
@@ -82,7 +98,8 @@ SIGNALS = {
 }
 # These two are at hand whenever something else of the layer is.
 ANY_PHASE = ("weight", "bias")
-_ONE_FORM = ("slope_max", "dead_units", "input_overlap")
+OVERLAPS = ("input_overlap", "join_overlap")
+_ONE_FORM = ("slope_max", "dead_units", *OVERLAPS)
 _NO_UNITS = ("weight", "bias", "weight_grad", "bias_grad", "weight_grad_raw", "weight_update")
 
 
@@ -101,7 +118,7 @@ class Request:
     @property
     def is_statistic(self) -> bool:
         """Whether it comes as an array with one entry per layer call."""
-        return self.form in STATISTICS or self.signal == "input_overlap"
+        return self.form in STATISTICS or self.signal in OVERLAPS
 
 
 def parse_signal(name: str) -> Request:

@@ -123,6 +123,7 @@ class LayerSpec:
         parameters: Number of parameter entries.
         resolved: Whether everything between this input and the parents was understood. Where a product that is not
             watched lies between, the factors stand but nothing is to blame.
+        entry: Id of the first call that takes in the same tensor, which may be this one; None where that is not known.
     """
 
     id: int
@@ -137,6 +138,7 @@ class LayerSpec:
     fan_out: int = 0
     parameters: int = 0
     resolved: bool = True
+    entry: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON types."""

@@ -116,6 +116,73 @@ def input_share(input_overlap: NDArray[np.float64], input_grad_total_squares: Sq
 
 
 @metric(
+    label="Gain of the activation function",
+    group="backward",
+    scale="log",
+    bounds=(0.0, None),
+    degree=0,
+    formula="|dL/du| / |dL/dphi(u)|",
+)
+def phi_gain(activation_input_grad_squares: Squares, activation_grad_squares: Squares) -> Ratio:
+    """Factor by which the activation function alone changes the norm of the error signal on its way back.
+
+    |phi'(u) dL/dphi(u)| / |dL/dphi(u)|: at most the greatest slope, and close to the RMS slope where slopes and
+    gradients do not depend on one another. Null where there is no activation function, where it was not recognised,
+    and where the gradient of phi(u) is exactly zero.
+    """
+    return Ratio(activation_input_grad_squares.norm, activation_grad_squares.norm)
+
+
+@metric(
+    label="Gain of the normalization",
+    group="backward",
+    scale="log",
+    bounds=(0.0, None),
+    degree=0,
+    formula="|what it sends back| / |dL/dnorm(z)|",
+)
+def norm_gain(norm_input_grad_squares: Squares, norm_grad_squares: Squares) -> Ratio:
+    """Factor by which the normalization before the activation function changes the norm of the error signal.
+
+    Null where there is none, and where the gradient of what it returned is exactly zero.
+    """
+    return Ratio(norm_input_grad_squares.norm, norm_grad_squares.norm)
+
+
+@metric(
+    label="Gain where paths join on the way",
+    group="backward",
+    scale="log",
+    bounds=(0.0, None),
+    degree=0,
+    formula="|g| / |g_own|",
+)
+def join_gain(join_grad_squares: Squares, join_own_grad_squares: Squares) -> Ratio:
+    """Factor that other paths add where they leave between the layer's output and the next layer's input.
+
+    |g| / |g_own|, with g the gradient of the tensor that they share and g_own what of it came through the next layer:
+    what a pre-activation block adds to its skip is both the skip of the next block and, normalized, the input of its
+    first layer. Null where no other path leaves there (what leaves at the next layer's input is ``input_share``).
+    """
+    return Ratio(join_grad_squares.norm, join_own_grad_squares.norm)
+
+
+@metric(
+    label="Share of the next layer where paths join on the way",
+    unit="fraction",
+    group="backward",
+    degree=0,
+    formula="<g_own, g> / |g|^2",
+)
+def join_share(join_overlap: NDArray[np.float64], join_grad_squares: Squares) -> Ratio:
+    """Share of the next layer in the gradient of a tensor that other paths use too, between output and next input.
+
+    <g_own, g> / |g|^2 as in ``input_share``, of the tensor of ``join_gain``; the rest is that of the other paths.
+    """
+    return Ratio(join_overlap, join_grad_squares.sum_squares)
+
+
+@metric(
     label="Zero fraction of the output gradient",
     unit="fraction",
     group="backward",

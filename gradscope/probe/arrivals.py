@@ -14,7 +14,7 @@ from gradscope.probe.records import ForwardPass, MicroBatch, Reading, Stage
 from gradscope.probe.taking import Taker
 
 # Statistics of the gradient of an input serve these three where nothing else joins there.
-_SENT = ("input_grad_total", "input_grad", "input_overlap", "next_input_grad")
+SENT = ("input_grad_total", "input_grad", "input_overlap", "next_input_grad")
 
 
 class Arrivals:
@@ -46,18 +46,12 @@ class Arrivals:
         self._taker = taker
         self._stage = stage
         self._wants = taker.wants
-        self._tallies_sent = any(one in self._wants for one in _SENT)
+        self._tallies_sent = any(one in self._wants for one in SENT)
         self._of_gradient = plan.program("backward", "output_grad", "input_grad")
         self._of_output_gradient = plan.program("backward", "output_grad")
         self._of_contribution = plan.program("backward", "input_grad")
         self._of_total = plan.program("input_total", "input_grad", "input_grad_total")
         self._of_next = plan.program("next", "next_input_grad")
-        self._of_phi = plan.program("activation_backward", "activation_grad", "activation_input_grad")
-
-    @property
-    def wants_phi(self) -> bool:
-        """Whether anything asks for gradients around an activation function."""
-        return bool(self._of_phi)
 
     def _begin(self, task: int) -> None:
         """Learn whether a backward pass ends well: one that raised leaves gradients that the training drops."""
@@ -129,7 +123,7 @@ class Arrivals:
             if program.metrics:
                 self._taker.measure(program, reading, layer, {"output_grad": grad, "input_grad": sent})
             if "output_grad" in self._wants:
-                self._taker.note("output_grad", grad, layer.unit_dim, reading)
+                self._taker.note("output_grad", grad, layer.unit_dim, reading, batch.shown)
             if sent is not None:
                 self._keep_own(batch, reading, sent)
         except Exception as error:
@@ -195,29 +189,16 @@ class Arrivals:
         """Take the statistics of the gradient of an input once, for all who ask for them."""
         unit_dim, notes, taker = batch.record.layer.unit_dim, reading.notes, self._taker
         if self._tallies_sent:
-            pile, place = taker.tally.add(_SENT, grad, unit_dim, taker.tape)
+            pile, place = taker.tally.add(SENT, grad, unit_dim, taker.tape)
             notes.append((pile, place, "input_grad_total"))
             if alike:
                 notes.append((pile, place, "input_grad"))
                 notes.append((pile, place, "input_overlap"))
             for parent in batch.sources:
-                parent.told[task] = Reading([(pile, place, "next_input_grad")])
+                parent.told[task] = Reading([(pile, place, parent.told_as)])
         if sent is not None and not alike:
             if "input_grad" in self._wants:
                 taker.note("input_grad", sent, unit_dim, reading)
             if "input_overlap" in self._wants:
                 pile, place = taker.tally.add_overlap(sent, grad, taker.tape)
                 notes.append((pile, place, "input_overlap"))
-
-    def on_phi_gradient(self, batch: MicroBatch, sent: Any, got: Any) -> None:
-        """Record the gradients that an activation function gets and sends on."""
-        if not self.open:
-            return
-        layer = batch.record.layer
-        try:
-            tensors = {"activation_grad": got[0], "activation_input_grad": sent[0]}
-            # It comes before that of the layer's output.
-            reading = batch.backward.setdefault(torch._C._current_graph_task_id(), Reading())
-            self._taker.take(self._of_phi, reading, layer, tensors)
-        except Exception as error:
-            self._taker.fault(layer.name, "activation gradient hook", error)

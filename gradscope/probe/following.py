@@ -119,7 +119,7 @@ def read_way(path: tuple[Any, ...], output_is_view: bool) -> Way:
             return Way(norm, norm_node, "softsign", node, direct, understood=understood)
         if name == _HIDDEN and output_is_view and direct and norm_node is None:
             return Way(norm, norm_node, "hidden", node, understood=understood)
-        if name in NORMS or _is_rms(node):
+        if name in NORMS or is_rms(node):
             norm, norm_node = NORMS.get(name, "rms"), node
         elif not _is_plumbing(node):
             return Way(norm, norm_node, "?", None, direct=False, understood=False)
@@ -130,7 +130,7 @@ def read_way(path: tuple[Any, ...], output_is_view: bool) -> Way:
 def _is_known(node: Any) -> bool:
     name = node.name()
     return (
-        is_activation(name) or softsign_input(node) is not None or name in NORMS or _is_rms(node) or _is_plumbing(node)
+        is_activation(name) or softsign_input(node) is not None or name in NORMS or is_rms(node) or _is_plumbing(node)
     )
 
 
@@ -174,7 +174,8 @@ def _is_plumbing(node: Any) -> bool:
     return name.startswith(_PLUMBING) or "Pool" in name or "Dropout" in name or "Pad" in name
 
 
-def _is_rms(node: Any) -> bool:
+def is_rms(node: Any) -> bool:
+    """Tell whether a node is the product of an RMS normalization that is written out."""
     return node.name() == "MulBackward0" and any(child.name() == "RsqrtBackward0" for child in edges(node))
 
 

@@ -61,13 +61,16 @@ class Reached(Generic[Call]):
     path: tuple[Any, ...]
 
 
-def trace(start: Any, products: Mapping[Any, Call], visited: set[Any]) -> list[Reached[Call]]:
+def trace(
+    start: Any, products: Mapping[Any, Call], visited: set[Any], again: list[Any] | None = None
+) -> list[Reached[Call]]:
     """Walk back from a node to the products not reached before; a visited node is not walked twice.
 
     Args:
         start: ``grad_fn`` of the tensor.
         products: Nodes at which to stop, and whose calls they are.
         visited: Nodes walked already in this forward pass; extended.
+        again: Extended by those of them that were met again: what they returned is used more than once.
     """
     if start not in visited and start not in products:
         # The usual case, one function between two layers, at a fifth of the cost.
@@ -81,6 +84,8 @@ def trace(start: Any, products: Mapping[Any, Call], visited: set[Any]) -> list[R
     while stack:
         node, trail = stack.pop()
         if node in visited:
+            if again is not None:
+                again.append(node)
             continue
         visited.add(node)
         if node in products:

@@ -26,9 +26,20 @@ PHI = "phi"
 SAMPLED = ("zeros", "small", "power")
 WHOLE = ("moments", "squares", "spread", "histogram")
 MOST_WAITING = 256
+# Joins the names of signals that are one tensor: what is read of it counts for each, and is read once.
+ALSO = "+"
 # Bytes of copies that a pile may hold for later steps.
 PATIENT_BYTES = 256 << 10
 Array = NDArray[np.float64]
+
+
+def signals_of(target: str) -> list[str]:
+    """Return the signals that a note of a tensor stands for.
+
+    >>> signals_of("output_grad+activation_input_grad")
+    ['output_grad', 'activation_input_grad']
+    """
+    return target.split(ALSO)
 
 
 class Pile:
@@ -230,7 +241,7 @@ class Tally:
         return pile, pile.add(tensor, tape, self.exact_shares)
 
     def add_overlap(self, first: Tensor, second: Tensor, tape: Tape) -> tuple[Pile, int]:
-        """Add the scalar product of two tensors of one shape."""
+        """Add the scalar product of two tensors of one shape; it may stand for any of the overlaps."""
         key = ("overlap", first.is_cpu or first.device)
         pile = self._piles.get(key)
         if pile is None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from gradscope.metrics import Metric
-from gradscope.signals import ANY_PHASE, SIGNALS, STATISTICS, Phase
+from gradscope.signals import ANY_PHASE, OVERLAPS, SIGNALS, STATISTICS, Phase
 
 HISTOGRAMMED = ("activation_input", "output_grad", "weight", "weight_grad")
 WIDTHS = {"moments": 4, "squares": 2, "zeros": 2, "small": 2, "power": 2, "spread": 2, "overlap": 2}
@@ -44,8 +44,8 @@ class Plan:
         wanted: dict[str, dict[str, None]] = {}
         for metric in self.metrics:
             for request in metric.requests:
-                if request.signal == "input_overlap":
-                    wanted.setdefault("input_overlap", {})["overlap"] = None
+                if request.signal in OVERLAPS:
+                    wanted.setdefault(request.signal, {})["overlap"] = None
                 elif request.signal == "dead_units":
                     wanted.setdefault("slope", {})["dead"] = None
                 elif request.form in STATISTICS:

@@ -123,8 +123,11 @@ class Recorder:
         current = self._stage.current
         for tensor in _tensors(outputs):
             if tensor.grad_fn is not None:
-                for reached in trace(tensor.grad_fn, current.products, current.visited):
-                    self._succession.resolve(current, reached.call, reached.path, tensor)
+                again: list[Any] = []
+                found = trace(tensor.grad_fn, current.products, current.visited, again)
+                self._succession.used_again(current, again)
+                for reached in found:
+                    self._succession.resolve(current, reached.call, reached.path, tensor, is_input=False)
         self._stage.current, self._stage.inside = ForwardPass(), False
         self.spent += time.perf_counter() - start
 
@@ -247,7 +250,9 @@ class Recorder:
         """Find the calls that this input comes from, and await its gradient."""
         record = batch.record
         before = set(current.visited) if self._first_passes.in_this_pass else None
-        reached = trace(entry.grad_fn, current.products, current.visited)
+        again: list[Any] = []
+        reached = trace(entry.grad_fn, current.products, current.visited, again)
+        self._succession.used_again(current, again)
         is_hidden = before is not None and any(map(self._first_passes.hides, current.visited - before))
         understood = [self._succession.resolve(current, one.call, one.path, entry) for one in reached]
         if self._learns and len(reached) == 1:
@@ -263,6 +268,7 @@ class Recorder:
             parents = ancestors(entry.grad_fn, current.products, current.memo)
             record.parents = frozenset(parent.record.key for parent in parents)
             record.resolved = all(understood)
+            record.entry = current.entries.setdefault((entry.grad_fn, entry.output_nr), record).key
         # What goes into a checkpoint is not what comes out of it.
         batch.sources = [] if is_hidden else [one.call for one in reached]
         batch.awaits_total = self._wants_total

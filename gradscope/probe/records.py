@@ -57,6 +57,8 @@ class MicroBatch:
         provisional: Backward passes that only made a graph of the gradient (``create_graph``).
         chosen: Backward passes that count; set when the step ends.
         within: The backward pass inside which it was recomputed (a reentrant checkpoint); -1 for any other call.
+        shown: Signals that the gradient of its output stands for.
+        told_as: Signals of this call that the gradient of the next layer's input stands for.
     """
 
     record: CallRecord
@@ -71,6 +73,8 @@ class MicroBatch:
     provisional: list[int] = field(default_factory=list)
     chosen: list[int] | None = None
     within: int = -1
+    shown: str = "output_grad"
+    told_as: str = "next_input_grad"
 
     @property
     def fired(self) -> int:
@@ -111,6 +115,7 @@ class CallRecord:
         activation: Name of its activation function, ``?`` while unknown.
         norm: Normalization before it.
         contributes: Whether what it sends back through its own weights can be told.
+        entry: First call that takes in the same tensor, where that is known.
     """
 
     layer: Layer
@@ -122,6 +127,7 @@ class CallRecord:
     activation: str = "?"
     norm: str = "none"
     contributes: bool = True
+    entry: Key | None = None
 
     def __post_init__(self) -> None:
         self.key = self.layer.name, self.call
@@ -176,6 +182,9 @@ class ForwardPass:
     calls: dict[int, int] = field(default_factory=dict)
     ways: dict[MicroBatch, Any] = field(default_factory=dict)
     origins: dict[MicroBatch, Any] = field(default_factory=dict)
+    stretches: dict[Any, Any] = field(default_factory=dict)
+    repeated: dict[Any, Any] = field(default_factory=dict)
+    entries: dict[Any, CallRecord] = field(default_factory=dict)
     discovering: bool = False
 
 

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from gradscope.metrics import Metric, Ratio
 from gradscope.probe.capture import FaultHandler, Value
-from gradscope.probe.piles import PHI, Pile
+from gradscope.probe.piles import PHI, Pile, signals_of
 from gradscope.probe.plan import WIDTHS, Column, Plan
-from gradscope.signals import Moments, Request, Squares, pool_moments
+from gradscope.signals import OVERLAPS, Moments, Request, Squares, pool_moments
 from gradscope.spec import MetricSpec
 
 WINDOW_SAMPLES = 64
@@ -32,7 +32,8 @@ def fill(plan: Plan, count: int, targets: Targets) -> Array:
             continue
         places, rows = (np.asarray(one, dtype=np.intp) for one in found)
         numbers = pile.tables[0] if len(pile.tables) == 1 else np.concatenate(pile.tables)
-        _scatter(plan, table, pile, target, numbers[places], rows)
+        for signal in signals_of(target):
+            _scatter(plan, table, pile, signal, numbers[places], rows)
     return table
 
 
@@ -97,7 +98,7 @@ def _evaluate_one(plan: Plan, table: Array, metric: Metric, values: Array, prese
 
 
 def _column(request: Request) -> Column:
-    return request.signal, "overlap" if request.signal == "input_overlap" else request.form
+    return request.signal, "overlap" if request.signal in OVERLAPS else request.form
 
 
 def _argument(request: Request, block: Array) -> Moments | Squares | Array:
@@ -105,7 +106,7 @@ def _argument(request: Request, block: Array) -> Moments | Squares | Array:
         return Moments(*block.T)
     if request.form == "squares":
         return Squares(*block.T)
-    return block[:, 1] if request.signal == "input_overlap" else block[:, 1] / block[:, 0]
+    return block[:, 1] if request.signal in OVERLAPS else block[:, 1] / block[:, 0]
 
 
 def combine(spec: MetricSpec, found: Sequence[Value], numbers: Array) -> float | None:
@@ -215,13 +216,14 @@ def histograms_by_row(targets: Targets) -> dict[tuple[int, str], tuple[Array, in
     """Gather counts, sampled entries and entries by row of the table and signal, micro-batches added up."""
     found: dict[tuple[int, str], tuple[Array, int, int]] = {}
     for (pile, target), notes in targets.items():
-        if target not in pile.bins:
+        quantity = signals_of(target)[0]
+        if quantity not in pile.bins:
             continue
-        bins = np.concatenate(pile.bins[target])
+        bins = np.concatenate(pile.bins[quantity])
         for place, row in zip(*notes, strict=True):
-            counts, sampled, entries = found.get((row, target), (np.zeros(bins.shape[1]), 0, 0))
+            counts, sampled, entries = found.get((row, quantity), (np.zeros(bins.shape[1]), 0, 0))
             of_one = pile.reducer
-            found[row, target] = counts + bins[place], sampled + of_one.sampled, entries + of_one.entries
+            found[row, quantity] = counts + bins[place], sampled + of_one.sampled, entries + of_one.entries
     return found
 
 

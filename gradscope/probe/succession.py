@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
 
 from gradscope.probe.arrivals import Arrivals
+from gradscope.probe.between import Between
 from gradscope.probe.capture import Captured, CapturedPhi
 from gradscope.probe.following import Way, find_phi, is_bypassed, read_way
 from gradscope.probe.functions import Phi
@@ -31,7 +32,7 @@ class Succession:
         self.wants_phi = plan.needs("activation", "slope", "slope_max", "activation_input", "dead_units")
         self.of_u = plan.program("forward", "activation_input")
         self._taker = taker
-        self._arrivals = arrivals
+        self._between = Between(taker, arrivals)
         self._known = known
         self._tallies_phi = any(one in taker.wants for one in ("activation", "slope"))
         self._of_phi = plan.program("activation", "activation", "slope", "slope_max")
@@ -45,7 +46,15 @@ class Succession:
             self._taker.measure_source(self.of_u, reading, "?", Captured({"activation_input": output}, unit_dim))
             current.normalized[output.grad_fn] = reading
 
-    def resolve(self, current: ForwardPass, batch: MicroBatch, path: tuple[Any, ...], end: Tensor) -> bool:
+    def used_again(self, current: ForwardPass, nodes: Iterable[Any]) -> None:
+        """Learn of nodes of which another path makes use as well."""
+        if self._between.wanted:
+            for node in nodes:
+                self._between.used_again(current, node)
+
+    def resolve(
+        self, current: ForwardPass, batch: MicroBatch, path: tuple[Any, ...], end: Tensor, is_input: bool = True
+    ) -> bool:
         """Read off what follows a call on the way to ``end``: normalization, activation function, its values.
 
         Args:
@@ -53,6 +62,7 @@ class Succession:
             batch: The call.
             path: Nodes between, nearest to the call first.
             end: The tensor at the next use.
+            is_input: Whether that is a layer.
 
         Returns:
             Whether everything on the way was understood.
@@ -63,6 +73,7 @@ class Succession:
         phi = self._find_phi(current, batch, way, path, end)
         if self.of_u:
             self._merge_u(current, batch, way, phi)
+        self._between.follow(current, batch, way, path, is_input)
         if phi is None:
             return way.understood
         layer, taker = record.layer, self._taker
@@ -71,8 +82,6 @@ class Succession:
             batch.forward.notes.append((pile, place, PHI))
         if self._of_phi.metrics:
             taker.measure_source(self._of_phi, batch.forward, layer.name, CapturedPhi(phi, layer.unit_dim))
-        if self._arrivals.wants_phi and way.node is not None:
-            way.node.register_hook(lambda sent, got: self._arrivals.on_phi_gradient(batch, sent, got))
         return way.understood
 
     def _find_phi(
@@ -126,4 +135,5 @@ class Succession:
             for reading in norms if own is None else [own]:
                 parent.forward.extend(reading)
         parent.record.activation, parent.record.norm = origin.name, origin.norm
+        self._between.repeat(current, origin, found)
         return True

@@ -79,7 +79,13 @@ class LayerTable:
             fan_out=fan_out,
             parameters=layer.parameters,
             resolved=record.resolved and (known is None or known.resolved),
+            entry=self._entry(record, known),
         )
+
+    def _entry(self, record: CallRecord, known: LayerSpec | None) -> int | None:
+        if record.entry is not None:
+            return self.ids.get(record.entry)
+        return known.entry if known is not None else None
 
     @property
     def specs(self) -> tuple[LayerSpec, ...]:

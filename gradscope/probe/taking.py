@@ -51,10 +51,10 @@ class Taker:
         if program.metrics:
             self.measure(program, reading, layer, tensors)
 
-    def note(self, signal: str, tensor: Tensor, unit_dim: int, reading: Reading) -> None:
-        """Take the statistics of one signal."""
+    def note(self, signal: str, tensor: Tensor, unit_dim: int, reading: Reading, target: str | None = None) -> None:
+        """Take the statistics of one signal, which may stand for others as well (``target``)."""
         pile, place = self.tally.add((signal,), tensor, unit_dim, self.tape)
-        reading.notes.append((pile, place, signal))
+        reading.notes.append((pile, place, target or signal))
 
     def measure(self, program: Program, reading: Reading, layer: Layer, tensors: Tensors) -> None:
         """Run metrics on the tensors at hand; weight and bias always are."""

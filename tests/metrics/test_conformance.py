@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gradscope.metrics import Metric, Ratio, registered
 from gradscope.probe.reduce import sample, units
-from gradscope.signals import FLAT, FP16_SMALLEST, Moments, Request, Squares
+from gradscope.signals import FLAT, FP16_SMALLEST, OVERLAPS, Moments, Request, Squares
 from gradscope.spec import MetricSpec
 
 METRICS = registered()
@@ -33,7 +33,7 @@ def signal(request: Request, seed: int, scale: float = 1.0) -> Any:
     tensor = torch.randn(16, 12, generator=generator, dtype=torch.float64) * scale
     if request.signal == "slope":
         tensor = tensor.abs().clamp(max=1.0)
-    if request.signal == "input_overlap":
+    if request.signal in OVERLAPS:
         return np.asarray([float(tensor.square().sum()) / 2])
     if request.is_statistic:
         return statistic(request, tensor.numpy())
@@ -149,6 +149,10 @@ def test_the_groups_hold_what_they_should() -> None:
             "next_input_grad_norm",
             "input_grad_total_norm",
             "input_share",
+            "phi_gain",
+            "norm_gain",
+            "join_gain",
+            "join_share",
             "output_grad_zero_fraction",
             "fp16_underflow_fraction",
         },

@@ -49,8 +49,23 @@ SCOPE = {"Tensor": Tensor, "Moments": Moments, "np": np, "torch": torch}
 BODIES = {
     "slope_max": "return x",
     "input_overlap": "return x",
+    "join_overlap": "return x",
     "dead_units": "return x.mean()",
 }
+
+
+class Block(nn.Module):
+    """Every signal there is: a normalization, an activation function, and a skip that leaves before them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.second = nn.Linear(6, 6), nn.LayerNorm(6), nn.Linear(6, 6)
+        self.third, self.head = nn.Linear(6, 6), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.second(torch.tanh(self.first(x)))
+        out: Tensor = self.head(z + self.third(torch.tanh(self.norm(z))))
+        return out
 
 
 @pytest.mark.parametrize("signal", SIGNALS)
@@ -63,7 +78,7 @@ def test_every_signal_can_be_asked_for(signal: str, form: str, tmp_path: Path) -
         return
     body = "return x.norm" if form == "_moments" else BODIES.get(signal, "return x.double().norm()")
     gs.metric(label="Probed")(make(name, body))
-    model = nn.Sequential(nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 2))
+    model = Block()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with gs.watch(model, optimizer, out=tmp_path / "run", every=1, metrics="probed") as probe:
         model(torch.randn(80, 6)).square().sum().backward()
