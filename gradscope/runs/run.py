@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gradscope.errors import InvalidValueError, unknown_name
-from gradscope.runs import decay, html, ledger
+from gradscope.runs import decay, html, ledger, paths
 from gradscope.runs.columns import Column
 from gradscope.runs.coverage import CoverageTable
 from gradscope.runs.description import Description, parse_description, read_bytes, read_raw
@@ -179,7 +179,23 @@ class Run:
         self._check_rank(rank)
         found = self._rows.at(ledger.needed(self.metrics), step, rank)
         profiles = {name: one.profile(None) for name, one in found.items() if len(one.step)}
-        return ledger.ledger(self.trunk, profiles)
+        layers = {one.depth: one for one in self.specs} if {ledger.NORM, ledger.PHI} <= set(self.metrics) else None
+        return ledger.ledger(self.trunk, profiles, layers)
+
+    def paths(self, step: int | None = None, *, rank: int = 0) -> pd.DataFrame:
+        """Return the shares of the gradient's paths wherever they meet, at one step; see `gradscope.runs.paths`.
+
+        Args:
+            step: None is the first step with a share.
+            rank: Process whose rows to use.
+
+        Raises:
+            UnknownNameError: The run did not record ``input_share``.
+            InvalidValueError: The step has no share; the message names its neighbours.
+        """
+        self._check(paths.SHARE, rank)
+        found = self._rows.at(paths.needed(self.metrics), step, rank)
+        return paths.paths(self.specs, {name: one.profile(None) for name, one in found.items() if len(one.step)})
 
     def decay(self, step: int | None = None, head: bool = False, *, rank: int = 0) -> decay.Decay:
         """Return the factor per layer of the gradient's norm at one step; see `gradscope.runs.decay`.

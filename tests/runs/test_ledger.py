@@ -107,14 +107,14 @@ def test_the_columns_and_what_is_undefined(recorded: Callable[..., Run]) -> None
     run = recorded([4.0, 2.0, 1.0], [nan, 8.0, 4.0], [8.0, 4.0, nan])
     book = run.ledger(step=0)
     assert book.columns.tolist() == [
-        *["weight_gain", "activation_gain", "path_gain", "share", "other_share"],
-        *["log10_weight_gain", "log10_activation_gain", "log10_path_gain", "cumulative"],
+        *(gains := ["weight_gain", "activation_gain", "path_gain", "norm_gain", "phi_gain", "pool_gain", "join_gain"]),
+        *["share", "other_share", *(f"log10_{gain}" for gain in gains), "cumulative"],
     ]
     assert (book.index.name, book.index.tolist()) == ("depth", [1, 2, 3])
     np.testing.assert_array_equal(book["weight_gain"], [nan, 4.0, 4.0])
     np.testing.assert_array_equal(book["activation_gain"], [0.5, 0.5, nan])
     np.testing.assert_array_equal(book["path_gain"], [nan, 1.0, 1.0])
-    assert book[["share", "other_share"]].isna().all(axis=None)
+    assert book[["share", "other_share", "norm_gain", "phi_gain", "pool_gain", "join_gain"]].isna().all(axis=None)
     np.testing.assert_allclose(book["cumulative"], np.log10([4.0, 2.0, 1.0]), atol=1e-15)
     pd.testing.assert_frame_equal(run.ledger(), book)
 
