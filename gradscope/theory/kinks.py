@@ -83,7 +83,7 @@ def _zoom(phi: Function, center: float, steepest: float) -> float | None:
         at = int(np.argmax(bends))
         center = float(points[1:-1][at])
     if bends[at] > 1e3 * steepest + 1e3:
-        raise InvalidValueError(f"activation jumps near {center:.6g}; theory needs a continuous function")
+        raise InvalidValueError(f"activation jumps near {_tidy(center):g}; theory needs a continuous function")
     return center if bends[at] > _SMALLEST * steepest else None
 
 
