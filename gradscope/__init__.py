@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from gradscope import checks, figures, lab, metrics, runs, testing, theory
-    from gradscope.at_rest import jacobian, preflight, verify
+    from gradscope.at_rest import jacobian, preflight, trial, verify
     from gradscope.checks import Finding, Findings, NotApplicable, diagnose
     from gradscope.errors import GradscopeError
     from gradscope.lab.sweep import sweep
@@ -39,6 +39,7 @@ _HOME = {
     "metric": "gradscope.metrics",
     "preflight": "gradscope.at_rest",
     "sweep": "gradscope.lab.sweep",
+    "trial": "gradscope.at_rest",
     "verify": "gradscope.at_rest",
     "watch": "gradscope.probe",
 }
@@ -69,6 +70,7 @@ __all__ = [
     "sweep",
     "testing",
     "theory",
+    "trial",
     "verify",
     "watch",
 ]

@@ -11,9 +11,18 @@ kaiming_uniform, _normal    2 / n_in, whatever the activation       as named
 lecun_uniform, _normal      1 / n_in                                as named
 orthogonal                  rows (or columns) of length 1           uniform over such matrices
 normal                      std**2                                  normal
+critical                    sigma_w^2 / n_in on the edge of chaos   normal
+centered_lsuv               such that each unit has variance 1      orthogonal, scaled
 =========================== ======================================= ================
 
 ``xavier`` is short for ``xavier_uniform`` and ``kaiming`` for ``kaiming_normal``: the laws of the papers.
+
+The last two look at the whole model. ``critical`` takes sigma_w^2 from theory (``gradscope.theory.critical``): the
+gradient's chi = sigma_w^2 E phi'^2 is 1, for the activation function that the layer's input comes through (Schoenholz
+et al. 2017). GELU and SiLU have a stable critical point only with random biases, which they then get unless bias_var is
+given. A sigmoid has its own at sigma_w^2 = 103: eight such layers learn digits to 0.9, but ``centered_lsuv`` takes them
+to 0.98. That one is the layer-sequential initialization of Mishkin and Matas 2016 made per unit and centred:
+on a sample of inputs each unit has mean 0 (by its bias) and standard deviation 1 (by its weights).
 """
 
 from __future__ import annotations
@@ -21,7 +30,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +54,8 @@ NAMES = (
     "orthogonal",
     "normal",
 )
+WHOLE = ("critical", "centered_lsuv")
+"""Initializations that look at the whole model."""
 
 
 @dataclass(frozen=True)
@@ -68,20 +79,26 @@ def initialize(
     gain: float | None = None,
     std: float = 0.01,
     bias: float | None = None,
+    sample: Any | None = None,
     seed: int | None = None,
 ) -> M:
     """Draw the weights and biases of every linear and convolutional layer anew, in place.
 
     Args:
         model: Its linear and convolutional (also transposed) layers are drawn; other modules stay.
-        name: One of ``NAMES``, or ``xavier`` or ``kaiming``.
+        name: One of ``NAMES`` or ``WHOLE``, or ``xavier`` or ``kaiming``.
         weight_var: sigma_w^2: weights are normal with variance sigma_w^2 / fan_in, biases zero. Goes with
             ``default`` and ``normal``, whose own variance it replaces, and with ``orthogonal``, where it is
             the squared length of the rows.
-        bias_var: sigma_b^2: biases are normal with this variance.
-        gain: Factor on the standard deviation of the weights; 1 where not given.
+        bias_var: sigma_b^2: biases are normal with this variance; ``critical`` takes the weight variance that goes with
+            it.
+        gain: Factor on the standard deviation of the weights; 1 where not given. For ``centered_lsuv`` the standard
+            deviation that each unit is given.
         std: Standard deviation of the weights for ``normal``.
         bias: Constant that biases are set to.
+        sample: A batch of inputs, as the model takes them (a tuple or mapping stands for several arguments), at least
+            256 where there are so many. ``centered_lsuv`` needs it; ``critical`` sees with it which activation function
+            comes between layers, and reads the order in which modules are registered where it is not given.
         seed: Makes the draw reproducible and leaves the global random state alone.
 
     Returns:
@@ -89,7 +106,8 @@ def initialize(
 
     Raises:
         UnknownNameError: No such initialization.
-        InvalidValueError: Arguments contradict each other, or the model has no layer to draw.
+        InvalidValueError: Arguments contradict each other, the model has no layer to draw, or a sample is missing.
+        GradscopeError: Theory knows no critical variance for an activation function.
 
     >>> initialize(nn.Linear(3, 2), "kaiming", bias=0.5, seed=0).bias.tolist()
     [0.5, 0.5]
@@ -98,6 +116,12 @@ def initialize(
     layers = [module for module in model.modules() if isinstance(module, Layer)]
     if not layers:
         raise InvalidValueError(f"{type(model).__name__} has no linear or convolutional layer to initialize")
+    if plan.name in WHOLE:
+        from gradscope.lab.initialization_whole import draw_whole
+
+        with seeded(seed), torch.no_grad():
+            draw_whole(model, plan.name, sample, gain=plan.gain, bias_var=plan.bias_var, bias=plan.bias)
+        return model
     with seeded(seed), torch.no_grad():
         for layer in layers:
             _draw_weight(layer, plan)
@@ -115,11 +139,13 @@ def make_plan(
     bias: float | None,
 ) -> Plan:
     """Check the arguments of an initialization and resolve its short names."""
-    full = choice("initialization", ALIASES.get(name, name), NAMES)
+    full = choice("initialization", ALIASES.get(name, name), (*NAMES, *WHOLE))
     if weight_var is not None and full not in ("default", "normal", "orthogonal"):
         raise InvalidValueError(
             f"weight_var= sets the variance of the weights, and so does init {name!r}: give one of them"
         )
+    if full == "centered_lsuv" and (bias_var is not None or bias is not None):
+        raise InvalidValueError("init 'centered_lsuv' sets the biases so that units are centred: leave them to it")
     if bias_var is not None and bias is not None:
         raise InvalidValueError("bias_var= draws the biases and bias= sets them: give one of them")
     return Plan(

@@ -1,0 +1,78 @@
+"""Remedies that leave the model as it is and change how it is trained."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from gradscope.at_rest.remedies import Patient, Treatment
+from gradscope.at_rest.trial_measure import measure
+from gradscope.checks import NotApplicable
+
+UNKNOWN = "the optimizer is not known: give optimizer=, the one that trains the model"
+FLOAT16_MAX = 65504.0
+LARGEST = 24
+"""log2 of the largest loss scale that is tried; GradScaler starts at 16."""
+
+
+def lower_learning_rate(patient: Patient) -> list[Treatment] | NotApplicable:
+    """Divide the learning rate by 10."""
+    return _with_rate(patient, 0.1)
+
+
+def raise_learning_rate(patient: Patient) -> list[Treatment] | NotApplicable:
+    """Multiply the learning rate by 10."""
+    return _with_rate(patient, 10.0)
+
+
+def clip_gradients(patient: Patient) -> list[Treatment] | NotApplicable:
+    """Clip the norm of the gradient to what it would be if every layer had the median layer's.
+
+    With g_l the norm of the weight gradient of layer l at the first step: sqrt(number of layers) median(g_l).
+    """
+    if patient.make_optimizer is None:
+        return NotApplicable(UNKNOWN)
+    norms = patient.before.weight_gradients
+    if not len(norms) or not math.isfinite(norms.median()) or norms.median() <= 0.0:
+        return NotApplicable("no weight gradient is above zero and finite: there is nothing to clip to")
+    limit = float(norms.median()) * math.sqrt(len(norms))
+    return [Treatment(f"the gradient's norm clipped to {limit:.3g}", patient.copy(), clip=limit)]
+
+
+def scale_loss(patient: Patient) -> list[Treatment] | NotApplicable:
+    """Multiply the loss by the largest power of 2, 2^24 at most, that keeps every gradient within float16."""
+    before = patient.before
+    if not before.underflow > 0.0 and before.decay.rate != 0.0:
+        return NotApplicable("no gradient underflows here, and a scale changes nothing between layers")
+    largest = float(before.values["output_grad_norm"].max())
+    room = LARGEST if largest == 0.0 else math.floor(math.log2(FLOAT16_MAX / largest))
+    exponent = next((one for one in range(min(room, LARGEST), 0, -1) if _is_finite(patient, 2.0**one)), None)
+    if exponent is None:
+        return NotApplicable("a gradient overflows float16 at every scale above 1")
+    what = f"loss multiplied by 2^{exponent}, gradients divided by it before the step"
+    return [Treatment(what, patient.copy(), loss_scale=2.0**exponent)]
+
+
+def _is_finite(patient: Patient, scale: float) -> bool:
+    profile = measure(patient.copy(), patient.x, patient.y, patient.loss_fn, scale)
+    return bool(profile.values["output_grad_norm"].map(math.isfinite).all())
+
+
+def _with_rate(patient: Patient, factor: float) -> list[Treatment] | NotApplicable:
+    make = patient.make_optimizer
+    if make is None:
+        return NotApplicable(UNKNOWN)
+
+    def changed(parameters: Any) -> Optimizer:
+        optimizer = make(parameters)
+        for group in optimizer.param_groups:
+            group["lr"] = group["lr"] * factor
+        return optimizer
+
+    rates = [float(group["lr"]) for group in make([nn.Parameter(torch.zeros(1))]).param_groups]
+    named = ", ".join(f"{rate:g} to {rate * factor:g}" for rate in dict.fromkeys(rates))
+    return [Treatment(f"learning rate from {named}", patient.copy(), make_optimizer=changed)]

@@ -1,0 +1,213 @@
+"""Try the remedies of a finding on copies of the model, and see which one helps."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from gradscope.at_rest.copies import Loss
+from gradscope.at_rest.preflight_step import seed_all
+from gradscope.at_rest.reading_copy import copy_model, undisturbed
+from gradscope.at_rest.remedies import MakeOptimizer, Patient, Remedy, Treatment
+from gradscope.at_rest.remedies_activation import change_activation
+from gradscope.at_rest.remedies_depth import add_skips, shallower
+from gradscope.at_rest.remedies_normalization import normalize
+from gradscope.at_rest.remedies_training import (
+    clip_gradients,
+    lower_learning_rate,
+    raise_learning_rate,
+    scale_loss,
+)
+from gradscope.at_rest.remedies_weights import centered_lsuv, critical_init
+from gradscope.at_rest.trial_measure import Profile, measure
+from gradscope.at_rest.trial_prediction import foretell
+from gradscope.at_rest.trial_result import Goal, Trial, Tried
+from gradscope.at_rest.trial_steps import loss_after, maker
+from gradscope.checks import Finding, Findings, NotApplicable
+from gradscope.errors import GradscopeError, InvalidTypeError, InvalidValueError, unknown_name
+from gradscope.runs.given import whole
+
+# A new remedy: one function, one line here.
+REMEDIES: dict[str, Remedy] = {
+    "critical_init": critical_init,
+    "centered_lsuv": centered_lsuv,
+    "change_activation": change_activation,
+    "normalize": normalize,
+    "add_skips": add_skips,
+    "shallower": shallower,
+    "scale_loss": scale_loss,
+    "lower_learning_rate": lower_learning_rate,
+    "raise_learning_rate": raise_learning_rate,
+    "clip_gradients": clip_gradients,
+}
+"""Every remedy by its code, which findings name."""
+PATH = ("critical_init", "centered_lsuv", "change_activation", "normalize", "add_skips", "shallower")
+"""What is tried where a finding names no remedy: what changes the path that the gradient takes."""
+_UNDERFLOW = {"scale_loss"}
+_TRAINING = {"lower_learning_rate", "raise_learning_rate", "clip_gradients"}
+
+
+def trial(
+    finding: Finding | Findings,
+    model: nn.Module,
+    x: Any,
+    y: Any,
+    loss_fn: Loss | None = None,
+    *,
+    optimizer: Optimizer | MakeOptimizer | None = None,
+    steps: int = 10,
+) -> Trial:
+    """Try every remedy that a finding names on a copy of the model, and measure on a batch what becomes of it.
+
+    Of each treated copy, one forward and one backward pass are measured as ``preflight`` does: the output gradient and
+    the spread between samples, over depth, with what theory predicts of them; then, on a further copy, a few steps on
+    the batch show whether its loss falls. Remedies are ranked by the share of the finding that is gone. Let D be the
+    decades between the first and the last hidden layer::
+
+        lost = |D(output gradient)| + |D(spread between samples)|        recovered = 1 - lost after / lost before
+
+    Where all remedies are about training or about underflow, the loss after the steps, or the share of the gradient
+    that float16 rounds to zero, takes the place of what is lost. What leaves no more than a decade of each, which no
+    check complains of, is ranked by the loss after the steps.
+
+    The model is left as it was, bit for bit, and so are all random states. To take a remedy, train ``best.model``; a
+    remedy that draws weights only can be taken by ``model.load_state_dict(best.model.state_dict())``.
+
+    Args:
+        finding: A finding of ``diagnose`` or ``preflight``, or all of them.
+        model: The model that it is about.
+        x: Inputs of one batch, as for ``preflight``.
+        y: Its targets.
+        loss_fn: ``loss_fn(model_output, y)``; None means cross-entropy for integer targets, else mean squared error.
+        optimizer: The optimizer that trains the model, or a callable that makes one from parameters; remedies about the
+            learning rate need it. Its class and settings are taken, not its state. None takes the best of plain SGD
+            at learning rates 0.01, 0.1 and 1 for the steps.
+        steps: Number of steps on the batch; 0 for none.
+
+    Returns:
+        The trial; ``print`` it, or take ``best``, ``frame()``, ``table()``.
+
+    Raises:
+        InvalidTypeError: for what is no finding, no module or no optimizer.
+        InvalidValueError: for a model that cannot be copied or has no layers, or steps below 0.
+        Exception: what the model itself raises.
+
+    >>> import torch
+    >>> from gradscope import lab
+    >>> from gradscope.at_rest import preflight
+    >>> model = lab.mlp(depth=12, activation="sigmoid", init="xavier", seed=0)
+    >>> x, y = torch.rand(64, 64), torch.arange(64) % 10
+    >>> found = trial(preflight(model, x, y)[0], model, x, y, steps=0)
+    >>> found.best.recovered > 0.9
+    True
+    """
+    codes, remedies = _named(finding)
+    if whole("steps", steps) < 0:
+        raise InvalidValueError(f"steps is at least 0, not {steps}")
+    made = maker(optimizer)
+    with undisturbed():
+        before = measure(copy_model(model, "trial"), x, y, loss_fn)
+        patient = Patient(copy_model(model, "trial"), x, y, loss_fn, before, made)
+        loss_before = loss_after(patient, Treatment("", patient.original), steps)
+        judge = _Judge(patient, _goal(remedies), steps, loss_before)
+        tried, refused = _try_all(remedies, judge)
+        return Trial(
+            findings=codes,
+            model=type(patient.original).__name__,
+            goal=judge.goal,
+            before=before,
+            loss_before=loss_before,
+            steps=steps,
+            ranked=tuple(sorted(tried, key=judge.rank)),
+            not_applicable=refused,
+        )
+
+
+def _named(finding: object) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the codes of the findings, and those of their remedies, best guess first."""
+    found = list(finding) if isinstance(finding, Findings) else [finding]
+    codes, remedies = dict[str, None](), dict[str, None]()
+    for one in found:
+        if not isinstance(one, Finding):
+            raise InvalidTypeError(f"trial takes a finding of diagnose or preflight, not {type(one).__name__}")
+        codes[one.code] = None
+        remedies.update(dict.fromkeys(one.remedies or PATH))
+    return tuple(codes), tuple(remedies)
+
+
+def _goal(remedies: tuple[str, ...]) -> Goal:
+    kinds = set(remedies)
+    if kinds and kinds <= _TRAINING:
+        return "loss"
+    return "underflow" if kinds and kinds <= _TRAINING | _UNDERFLOW else "passage"
+
+
+@dataclass(frozen=True)
+class _Judge:
+    """Measures treated copies, and says which is better."""
+
+    patient: Patient
+    goal: Goal
+    steps: int
+    loss_before: float
+
+    def examine(self, code: str, given: Treatment) -> Tried:
+        """Measure a treated copy.
+
+        Raises:
+            Exception: what the treated copy raises.
+        """
+        patient = self.patient
+        predicted = foretell(given.model, patient) if given.loss_scale == 1.0 else {}
+        profile = measure(copy_model(given.model, "trial"), patient.x, patient.y, patient.loss_fn, given.loss_scale)
+        later = loss_after(patient, given, self.steps)
+        return Tried(code, given, profile, predicted, self._recovered(profile, later), later)
+
+    def rank(self, one: Tried) -> tuple[float, float]:
+        """Return the key that puts the better first: decades that are too many, then the loss after the steps."""
+        left = self._lost(one.profile, one.loss_after)
+        later = left if math.isnan(one.loss_after) else one.loss_after
+        return round(one.profile.excess, 1) if self.goal == "passage" else left, later
+
+    def _recovered(self, profile: Profile, later: float) -> float:
+        before = self._lost(self.patient.before, self.loss_before)
+        left = self._lost(profile, later)
+        if before == left:
+            return 0.0
+        return 1.0 - left / before if before > 0.0 else -math.inf
+
+    def _lost(self, profile: Profile, later: float) -> float:
+        if self.goal == "passage":
+            return profile.lost
+        found = later if self.goal == "loss" else profile.underflow
+        return math.inf if math.isnan(found) else found
+
+
+def _try_all(remedies: tuple[str, ...], judge: _Judge) -> tuple[list[Tried], dict[str, NotApplicable]]:
+    tried, refused = list[Tried](), dict[str, NotApplicable]()
+    for code in remedies:
+        seed_all()
+        treatments = _treatments(code, judge.patient)
+        if isinstance(treatments, NotApplicable):
+            refused[code] = treatments
+            continue
+        for one in treatments:
+            try:
+                tried.append(judge.examine(code, one))
+            except Exception as error:  # whatever a model may raise that was changed from outside
+                name = f"{code} ({one.variant})" if one.variant else code
+                refused[name] = NotApplicable(f"the treated copy fails: {type(error).__name__}: {error}")
+    return tried, refused
+
+
+def _treatments(code: str, patient: Patient) -> list[Treatment] | NotApplicable:
+    if code not in REMEDIES:
+        return NotApplicable(str(unknown_name("remedy", code, REMEDIES)))
+    try:
+        return REMEDIES[code](patient)
+    except GradscopeError as error:
+        return NotApplicable(str(error))
