@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from gradscope import checks, figures, lab, metrics, runs, testing, theory
+    from gradscope import checks, figures, information, lab, metrics, runs, testing, theory
     from gradscope.at_rest import jacobian, preflight, trial, verify
     from gradscope.checks import Finding, Findings, NotApplicable, diagnose
     from gradscope.errors import GradscopeError
@@ -43,7 +43,7 @@ _HOME = {
     "verify": "gradscope.at_rest",
     "watch": "gradscope.probe",
 }
-_SUBPACKAGES = ("checks", "figures", "lab", "metrics", "runs", "testing", "theory")
+_SUBPACKAGES = ("checks", "figures", "information", "lab", "metrics", "runs", "testing", "theory")
 
 __all__ = [
     "Band",
@@ -60,6 +60,7 @@ __all__ = [
     "checks",
     "diagnose",
     "figures",
+    "information",
     "jacobian",
     "lab",
     "load",

@@ -1,0 +1,111 @@
+"""What estimators refuse, and how an estimate reads."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gradscope import information
+from gradscope.errors import GradscopeError, InvalidTypeError, InvalidValueError
+from gradscope.information import Estimate
+
+X = np.random.default_rng(0).standard_normal((50, 2))
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "message"),
+    [
+        (lambda: information.ksg(X, X[:40]), InvalidValueError, "x has 50 samples and y has 40"),
+        (lambda: information.ksg(X, X, k=50), InvalidValueError, "k is below the number of samples, 50, not 50"),
+        (lambda: information.ksg(X, X, variant=3), InvalidValueError, "variant is 1 or 2, not 3"),
+        (lambda: information.ksg(["a", "b"], X), InvalidTypeError, "x is an array of real numbers, not of <U1"),
+        (lambda: information.effective_rank([[1.0]]), InvalidValueError, "x has 1 samples, and at least 2 are needed"),
+        (
+            lambda: information.effective_rank([[1.0], [math.nan]]),
+            InvalidValueError,
+            "x holds NaN or infinity in 1 of 2 entries",
+        ),
+        (
+            lambda: information.effective_rank(np.zeros((3, 0))),
+            InvalidValueError,
+            "x has no features: its shape is (3, 0)",
+        ),
+        (lambda: information.binning(X, bins=1), InvalidValueError, "bins is a whole number from 2 on, not 1"),
+        (lambda: information.binning(X, [1, 2]), InvalidValueError, "y has 2 labels for 50 samples"),
+        (
+            lambda: information.binning(X, bounds=(1.0, -1.0)),
+            InvalidValueError,
+            "bounds are a pair (lowest, highest) of numbers in order, not (1.0, -1.0)",
+        ),
+        (
+            lambda: information.kde_bounds(X, noise_var=0.0),
+            InvalidValueError,
+            "noise_var is a positive number, not 0.0",
+        ),
+        (lambda: information.renyi(X, X, sigma=-1), InvalidValueError, "sigma is a positive number, not -1"),
+        (
+            lambda: information.matrix_entropy(np.zeros((2, 3))),
+            InvalidValueError,
+            "a kernel matrix is square and has a positive trace; given is one of (2, 3)",
+        ),
+        (lambda: information.cka(X, X, batch=51), InvalidValueError, "batch is at most the 50 samples, not 51"),
+        (
+            lambda: information.cka(X, X, batch=10, debiased=False),
+            InvalidValueError,
+            "batches take the unbiased HSIC: debiased=False goes with batch=None",
+        ),
+        (
+            lambda: information.info_nce(X, X, batch=30),
+            InvalidValueError,
+            "batch is at most the 25 samples that there are for the bound, not 30",
+        ),
+        (
+            lambda: information.info_nce(X, X, batch=10, critic=lambda x, y: x),
+            InvalidValueError,
+            "critic returns a matrix of shape (10, 10), not (10, 2)",
+        ),
+        (
+            lambda: information.pca_saturation(X, share=0.0),
+            InvalidValueError,
+            "share is above 0 and at most 1, not 0.0",
+        ),
+        (
+            lambda: information.probe_accuracy(X, np.zeros(50)),
+            InvalidValueError,
+            "y holds one label only: there is nothing to tell apart",
+        ),
+        (
+            lambda: information.probe_accuracy(X, [0] * 48 + [1] * 2),
+            InvalidValueError,
+            "a label of y has 2 samples, fewer than the 5 folds",
+        ),
+        (
+            lambda: information.reconstruction(X, X, folds=51),
+            InvalidValueError,
+            "folds is at most the number of samples, 50, not 51",
+        ),
+    ],
+)
+def test_bad_input_is_named(call: Callable[[], Any], kind: type[GradscopeError], message: str) -> None:
+    with pytest.raises(kind) as no:
+        call()
+    assert str(no.value) == message
+
+
+def test_an_estimate_says_how_it_came_about() -> None:
+    found = Estimate(0.83037, 0.75, 0.91, "ksg", 1000, {"k": 3}, warning="10 features in all")
+    assert str(found) == "ksg: 0.8304 nats [0.75, 0.91], n = 1000, k = 3 (warning: 10 features in all)"
+    assert str(found.in_bits()).startswith("ksg: 1.198 bits [1.082, 1.313], n = 1000")
+    rank = Estimate(3.0, math.nan, math.nan, "effective_rank", 10, unit="1")
+    assert str(rank) == "effective_rank: 3, n = 10"
+    assert rank.in_bits() is rank
+    assert float(found) == 0.83037
+
+
+def test_more_dimensions_are_features() -> None:
+    images = np.random.default_rng(0).standard_normal((40, 2, 3, 3))
+    assert information.participation_ratio(images) == information.participation_ratio(images.reshape(40, -1))
