@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from gradscope.at_rest.remedies import Patient, Treatment
-from gradscope.at_rest.remedies_critical import MODULES, activations_in, draw_critical
+from gradscope.at_rest.remedies_critical import draw_critical
+from gradscope.at_rest.remedies_phi import MODULES, activations_in
 from gradscope.checks import NotApplicable
 
 CHOICES = ("relu", "tanh", "leaky_relu")

@@ -46,7 +46,7 @@ def clip_gradients(patient: Patient) -> list[Treatment] | NotApplicable:
 def scale_loss(patient: Patient) -> list[Treatment] | NotApplicable:
     """Multiply the loss by the largest power of 2, 2^24 at most, that keeps every gradient within float16."""
     before = patient.before
-    if not before.underflow > 0.0 and before.decay.rate != 0.0:
+    if not before.shares.get("fp16_underflow_fraction", 0.0) > 0.0 and before.decay.rate != 0.0:
         return NotApplicable("no gradient underflows here, and a scale changes nothing between layers")
     largest = float(before.values["output_grad_norm"].max())
     room = LARGEST if largest == 0.0 else math.floor(math.log2(FLOAT16_MAX / largest))

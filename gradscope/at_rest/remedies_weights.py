@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from gradscope.at_rest.remedies import Patient, Treatment
-from gradscope.at_rest.remedies_critical import activations_in, critical_point, draw_critical
+from gradscope.at_rest.remedies_critical import critical_point, draw_critical
 from gradscope.at_rest.remedies_lsuv import center_units
+from gradscope.at_rest.remedies_phi import activations_in
 from gradscope.checks import NotApplicable
 
 

@@ -21,6 +21,8 @@ METRICS = ("output_grad_norm", "sample_spread")
 """What is compared layer by layer."""
 ALLOWED = 1.0
 """Decades between first and last hidden layer that the checks of vanishing and exploding do not complain of."""
+SHARES = ("dead_fraction", "saturation", "output_grad_zero_fraction", "fp16_underflow_fraction")
+"""What is compared by the layer that has most of it."""
 CAP = 45.0
 """Decades between 1 and the least float32: what a zero, or a value that is not finite, counts as."""
 
@@ -33,7 +35,7 @@ class Profile:
         values: By metric of `METRICS`, a series over depth.
         decay: Of the output gradient along the trunk's hidden layers.
         spread_decades: log10 of the spread between samples of the last hidden layer's output over that of the first.
-        underflow: Greatest share of a layer's output gradient that float16 rounds to zero.
+        shares: By metric of `SHARES`, the greatest of all layers; what is not known is left out.
         weight_gradients: Norm of each layer's weight gradient, over depth.
         loss: Of the batch.
         specs: The layers.
@@ -42,7 +44,7 @@ class Profile:
     values: Mapping[str, pd.Series[float]]
     decay: Decay
     spread_decades: float
-    underflow: float
+    shares: Mapping[str, float]
     weight_gradients: pd.Series[float]
     loss: float
     specs: tuple[LayerSpec, ...]
@@ -86,7 +88,7 @@ def measure(model: nn.Module, x: Any, y: Any, loss_fn: Loss | None, loss_scale: 
             values={"output_grad_norm": gradient, "sample_spread": spread},
             decay=run.decay(),
             spread_decades=_ratio(spread, run.trunk[:-1]),
-            underflow=_greatest(run, "fp16_underflow_fraction"),
+            shares={name: share for name in SHARES if not math.isnan(share := _greatest(run, name))},
             weight_gradients=run.profile("weight_grad_norm") / loss_scale,
             loss=run.final("loss"),
             specs=run.specs,

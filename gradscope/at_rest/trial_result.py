@@ -15,7 +15,8 @@ from gradscope.at_rest.trial_measure import METRICS, Profile
 from gradscope.checks import NotApplicable
 from gradscope.errors import InvalidValueError
 
-Goal = Literal["passage", "underflow", "loss"]
+Goal = Literal["passage", "loss", "dead units", "saturation", "zero gradients", "underflow"]
+"""What a remedy is to recover."""
 COLUMNS = ("remedy", "depth", "metric", "before", "predicted", "measured")
 
 
@@ -29,8 +30,8 @@ class Tried:
         profile: What was measured afterwards.
         predicted: What theory said of the treated copy beforehand: a series over depth by metric; empty where theory
             does not apply.
-        recovered: Share of what the finding is about that is gone: of the decades lost, of the underflow, or of the
-            loss. 1 is a full recovery, 0 none; negative where the remedy does harm.
+        recovered: Share of the trial's goal that is reached: of the decades lost, of the loss, of the bad share. 1 is a
+            full recovery, 0 none; negative where the remedy does harm.
         loss_after: Loss of the batch after the trial's steps; NaN if it took none.
     """
 
@@ -74,7 +75,8 @@ class Trial:
     Attributes:
         findings: Codes of the findings.
         model: Class of the model.
-        goal: What is to be recovered: the ``passage`` of gradient and spread, ``underflow``, or the ``loss``.
+        goal: What is to be recovered: the ``passage`` of gradient and spread, the ``loss``, or a share of a layer that
+            is bad: ``dead units``, ``saturation``, ``zero gradients``, ``underflow``.
         before: What was measured of the model as it is.
         loss_before: Its loss after the trial's steps; NaN if it took none.
         steps: Number of these steps.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
@@ -23,9 +21,9 @@ from gradscope.at_rest.remedies_training import (
     scale_loss,
 )
 from gradscope.at_rest.remedies_weights import centered_lsuv, critical_init
-from gradscope.at_rest.trial_measure import Profile, measure
-from gradscope.at_rest.trial_prediction import foretell
-from gradscope.at_rest.trial_result import Goal, Trial, Tried
+from gradscope.at_rest.trial_judgement import Judge, goal_of
+from gradscope.at_rest.trial_measure import measure
+from gradscope.at_rest.trial_result import Trial, Tried
 from gradscope.at_rest.trial_steps import loss_after, maker
 from gradscope.checks import Finding, Findings, NotApplicable
 from gradscope.errors import GradscopeError, InvalidTypeError, InvalidValueError, unknown_name
@@ -47,8 +45,6 @@ REMEDIES: dict[str, Remedy] = {
 """Every remedy by its code, which findings name."""
 PATH = ("critical_init", "centered_lsuv", "change_activation", "normalize", "add_skips", "shallower")
 """What is tried where a finding names no remedy: what changes the path that the gradient takes."""
-_UNDERFLOW = {"scale_loss"}
-_TRAINING = {"lower_learning_rate", "raise_learning_rate", "clip_gradients"}
 
 
 def trial(
@@ -70,9 +66,10 @@ def trial(
 
         lost = |D(output gradient)| + |D(spread between samples)|        recovered = 1 - lost after / lost before
 
-    Where all remedies are about training or about underflow, the loss after the steps, or the share of the gradient
-    that float16 rounds to zero, takes the place of what is lost. What leaves no more than a decade of each, which no
-    check complains of, is ranked by the loss after the steps.
+    For a finding about something else, that takes the place of what is lost: the share of dead or saturated units, of
+    zeros in the gradient, of what float16 rounds to zero, in the layer that has most; or, where the learning rate is
+    at issue, the loss after the steps. What leaves no more than a decade of each, which no check complains of, is
+    ranked by the loss after the steps.
 
     The model is left as it was, bit for bit, and so are all random states. To take a remedy, train ``best.model``; a
     remedy that draws weights only can be taken by ``model.load_state_dict(best.model.state_dict())``.
@@ -113,7 +110,7 @@ def trial(
         before = measure(copy_model(model, "trial"), x, y, loss_fn)
         patient = Patient(copy_model(model, "trial"), x, y, loss_fn, before, made)
         loss_before = loss_after(patient, Treatment("", patient.original), steps)
-        judge = _Judge(patient, _goal(remedies), steps, loss_before)
+        judge = Judge(patient, goal_of(codes, remedies), steps, loss_before)
         tried, refused = _try_all(remedies, judge)
         return Trial(
             findings=codes,
@@ -139,55 +136,7 @@ def _named(finding: object) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return tuple(codes), tuple(remedies)
 
 
-def _goal(remedies: tuple[str, ...]) -> Goal:
-    kinds = set(remedies)
-    if kinds and kinds <= _TRAINING:
-        return "loss"
-    return "underflow" if kinds and kinds <= _TRAINING | _UNDERFLOW else "passage"
-
-
-@dataclass(frozen=True)
-class _Judge:
-    """Measures treated copies, and says which is better."""
-
-    patient: Patient
-    goal: Goal
-    steps: int
-    loss_before: float
-
-    def examine(self, code: str, given: Treatment) -> Tried:
-        """Measure a treated copy.
-
-        Raises:
-            Exception: what the treated copy raises.
-        """
-        patient = self.patient
-        predicted = foretell(given.model, patient) if given.loss_scale == 1.0 else {}
-        profile = measure(copy_model(given.model, "trial"), patient.x, patient.y, patient.loss_fn, given.loss_scale)
-        later = loss_after(patient, given, self.steps)
-        return Tried(code, given, profile, predicted, self._recovered(profile, later), later)
-
-    def rank(self, one: Tried) -> tuple[float, float]:
-        """Return the key that puts the better first: decades that are too many, then the loss after the steps."""
-        left = self._lost(one.profile, one.loss_after)
-        later = left if math.isnan(one.loss_after) else one.loss_after
-        return round(one.profile.excess, 1) if self.goal == "passage" else left, later
-
-    def _recovered(self, profile: Profile, later: float) -> float:
-        before = self._lost(self.patient.before, self.loss_before)
-        left = self._lost(profile, later)
-        if before == left:
-            return 0.0
-        return 1.0 - left / before if before > 0.0 else -math.inf
-
-    def _lost(self, profile: Profile, later: float) -> float:
-        if self.goal == "passage":
-            return profile.lost
-        found = later if self.goal == "loss" else profile.underflow
-        return math.inf if math.isnan(found) else found
-
-
-def _try_all(remedies: tuple[str, ...], judge: _Judge) -> tuple[list[Tried], dict[str, NotApplicable]]:
+def _try_all(remedies: tuple[str, ...], judge: Judge) -> tuple[list[Tried], dict[str, NotApplicable]]:
     tried, refused = list[Tried](), dict[str, NotApplicable]()
     for code in remedies:
         seed_all()

@@ -6,8 +6,9 @@ from typing import Any
 
 from torch import nn
 
-from gradscope.at_rest.remedies_critical import activations_of, draw_critical
+from gradscope.at_rest.remedies_critical import draw_critical
 from gradscope.at_rest.remedies_lsuv import center_units
+from gradscope.at_rest.remedies_phi import activations_of
 from gradscope.errors import InvalidValueError
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from gradscope.errors import InvalidTypeError, InvalidValueError, UnknownNameError
-from gradscope.lab.initialization import NAMES, fans, initialize
+from gradscope.lab.initialization import NAMES, WHOLE, fans, initialize
 
 # Each has enough weights that the relative error of a variance stays under one per cent.
 BUILDERS: dict[str, Callable[[], nn.Module]] = {
@@ -153,7 +153,7 @@ def test_normalizations_and_missing_biases_are_left_alone() -> None:
         (
             {"name": "xavier_unifrom"},
             UnknownNameError,
-            f"no initialization 'xavier_unifrom'; there are: {', '.join(NAMES)} (did you mean 'xavier_uniform'?)",
+            f"no initialization 'xavier_unifrom'; there are: {', '.join((*NAMES, *WHOLE))} (did you mean 'xavier_uniform'?)",
         ),
         (
             {"name": "kaiming", "weight_var": 1.0},
