@@ -2,42 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable, Sequence
 
-from gradscope.checks import exploding, non_finite, vanishing
-from gradscope.checks.finding import Finding, Findings, NotApplicable, severity_order
-from gradscope.errors import InvalidTypeError
+from gradscope.checks import (
+    dead_units,
+    depth_scale,
+    exploding,
+    forward_collapse,
+    no_gradient,
+    non_finite,
+    norm_explosion,
+    rank_collapse,
+    saturation,
+    sparse,
+    stalled,
+    underflow,
+    update_ratio,
+    vanishing,
+)
+from gradscope.checks.custom import Check, own_checks, tried
+from gradscope.checks.finding import Findings, NotApplicable, severity_order
+from gradscope.errors import InvalidTypeError, unknown_name
 from gradscope.runs import Run
 
-Check = Callable[[Run], list[Finding] | NotApplicable]
-
-# A new check: one file with its function, one line here.
+# A new check: one file with its function, one line here. Causes stand before what they bring about: of findings of one
+# severity, the first is the one to treat first.
 CHECKS: dict[str, Check] = {
     non_finite.CODE: non_finite.non_finite,
+    update_ratio.CODE: update_ratio.update_ratio,
+    dead_units.CODE: dead_units.dead_units,
+    saturation.CODE: saturation.saturation,
+    underflow.CODE: underflow.underflow,
+    no_gradient.CODE: no_gradient.no_gradient,
+    norm_explosion.CODE: norm_explosion.norm_explosion,
     vanishing.CODE: vanishing.vanishing,
     exploding.CODE: exploding.exploding,
+    forward_collapse.CODE: forward_collapse.forward_collapse,
+    rank_collapse.CODE: rank_collapse.rank_collapse,
+    depth_scale.CODE: depth_scale.depth_scale,
+    sparse.CODE: sparse.sparse_gradients,
+    stalled.CODE: stalled.stalled,
 }
 
 
-def diagnose(run: Run) -> Findings:
+def diagnose(run: Run, checks: Iterable[str] | None = None) -> Findings:
     """Make every check on a run: what is wrong, what is not, and what could not be told.
 
     Args:
         run: A recorded run, finished or not.
+        checks: Codes of those to make, of `CHECKS` or the user's own; None makes all.
 
     Returns:
-        The findings, worst first: critical before warning before note, then by the decades lost or gained.
-        As a string, a letter. `healthy` and `not_applicable` account for every other check.
+        The findings, worst first: critical before warning before note, then causes before what they bring about. As a
+        string, a letter. `healthy` and `not_applicable` account for every other check, a user's own included.
 
     Raises:
         InvalidTypeError: It is not given one run.
+        UnknownNameError: There is no such check.
     """
     if not isinstance(run, Run):
         raise InvalidTypeError(
             f"diagnose takes one run, not {type(run).__name__}; "
             "for several: {name: gradscope.diagnose(run) for name, run in runs.items()}"
         )
-    results = {code: check(run) for code, check in CHECKS.items()}
+    own = own_checks()
+    chosen = [*CHECKS, *own] if checks is None else _chosen(checks, [*CHECKS, *own])
+    results = {code: CHECKS[code](run) if code in CHECKS else tried(own[code], run) for code in chosen}
     found = [one for result in results.values() if isinstance(result, list) for one in result]
     return Findings(
         run=run.name,
@@ -45,3 +75,10 @@ def diagnose(run: Run) -> Findings:
         healthy=tuple(code for code, result in results.items() if result == []),
         not_applicable={code: result for code, result in results.items() if isinstance(result, NotApplicable)},
     )
+
+
+def _chosen(codes: Iterable[str], known: Sequence[str]) -> list[str]:
+    wanted = {codes} if isinstance(codes, str) else set(codes)
+    for code in sorted(wanted - set(known)):
+        raise unknown_name("check", code, known)
+    return [code for code in known if code in wanted]

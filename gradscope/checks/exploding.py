@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from gradscope.checks.finding import Finding, NotApplicable
+from gradscope.checks.finding import Advice, Finding, NotApplicable
 from gradscope.checks.passage import Passage, Split
 from gradscope.checks.trend import Trend, examine
 from gradscope.runs import Run
@@ -41,8 +41,8 @@ def exploding(run: Run) -> list[Finding] | NotApplicable:
     error that does not fall does not. All of these are ratios within one run: scale of the loss, width and batch
     do not matter.
 
-    Severity: critical where the total is above 70, else warning; note where it held at the first recorded
-    step and no longer at the last.
+    Severity: critical where the total is above 70, else warning; note where the training makes progress all the same,
+    or where it held at the first recorded step and no longer at the last.
     """
     return examine(_TREND, run)
 
@@ -64,18 +64,21 @@ def _severe(seen: Passage) -> bool:
     return seen.decay.decades >= SEVERE
 
 
-def _remedy(seen: Passage, activation: str, share: Split) -> str:
+def _remedy(seen: Passage, activation: str, share: Split) -> Advice:
     if share.paths > max(share.weights, share.activations, 0.0):
-        return f"scale what each block adds to its skip by 1/sqrt(number of blocks), or normalize in it; {_CLIP}"
+        text = "scale what each block adds to its skip by 1/sqrt(number of blocks), or normalize in it"
+        return Advice(f"{text}; {_CLIP}", ("normalize", "clip_gradients", "shallower"))
     if share.activations > max(share.weights, 0.0):
-        return (
+        text = (
             "the growth lies between layer output and next input: with batch normalization there, add skip "
-            f"connections or use larger batches; {_CLIP}"
+            "connections or use larger batches"
         )
-    return (
+        return Advice(f"{text}; {_CLIP}", ("add_skips", "shallower", "clip_gradients"))
+    text = (
         "lower the variance of the weights at initialization to the critical value (2/fan_in for relu, "
-        f"1/fan_in for tanh and identity), or add skip connections; {_CLIP}"
+        "1/fan_in for tanh and identity), or add skip connections"
     )
+    return Advice(f"{text}; {_CLIP}", ("critical_init", "normalize", "lower_learning_rate", "clip_gradients"))
 
 
 _TREND = Trend(
@@ -84,6 +87,9 @@ _TREND = Trend(
     holds=_holds,
     severe=_severe,
     remedy=_remedy,
-    general=f"look at what the gradient passes through between the layers that are watched, and normalize it; {_CLIP}",
+    general=Advice(
+        f"look at what the gradient passes through between the layers that are watched, and normalize it; {_CLIP}",
+        ("normalize", "clip_gradients"),
+    ),
     source=_SOURCE,
 )

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import pandas as pd
 
@@ -31,6 +30,10 @@ class Finding:
         cause: What is seen, and what brings it about.
         remedy: What to try.
         source: Where threshold and remedy come from.
+        remedies: Codes of what to try, best guess first: ``critical_init``, ``centered_lsuv``, ``change_activation``,
+            ``normalize``, ``add_skips``, ``shallower``, ``scale_loss``, ``lower_learning_rate``,
+            ``raise_learning_rate``, ``clip_gradients``; none where nothing of the kind helps.
+        by_layer: The numbers of layers, by name and depth; what is not known has no entry.
     """
 
     code: str
@@ -42,6 +45,20 @@ class Finding:
     cause: str
     remedy: str
     source: str
+    remedies: tuple[str, ...] = ()
+    by_layer: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
+
+    def frame(self) -> pd.DataFrame:
+        """Return the numbers of layers: index `depth`, one column per name, NaN where not known.
+
+        >>> one = Finding("a", "A", "note", (1, 2), (0,), {}, "", "", "", (), {"spread": {1: 0.5, 2: 0.25}})
+        >>> one.frame()["spread"].to_dict()
+        {1: 0.5, 2: 0.25}
+        """
+        columns = {name: pd.Series(dict(values), dtype="float64") for name, values in self.by_layer.items()}
+        found = pd.DataFrame(columns)
+        found.index = pd.Index(found.index, dtype="int64", name="depth")
+        return found.sort_index()
 
     def _repr_html_(self) -> str:
         return html.of_finding(self)
@@ -135,10 +152,16 @@ class Findings:
         return f"{made} of {checks} checks made, nothing found" if made else "no check could be made"
 
 
-def severity_order(finding: Finding) -> tuple[int, float]:
-    """Return the key that sorts findings worst first: severity, then how many decades are lost or gained."""
-    decades = abs(finding.evidence.get("decades", math.inf))
-    return SEVERITIES.index(finding.severity), -decades
+def severity_order(finding: Finding) -> int:
+    """Return the key that sorts findings worst first."""
+    return SEVERITIES.index(finding.severity)
+
+
+class Advice(NamedTuple):
+    """What to try, in words and as codes of remedies, best guess first."""
+
+    text: str
+    codes: tuple[str, ...] = ()
 
 
 def _span(what: str, numbers: tuple[int, ...]) -> str:

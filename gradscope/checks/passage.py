@@ -9,8 +9,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+import pandas as pd
 
 from gradscope.checks.finding import NotApplicable
+from gradscope.checks.recent import by_depth
+from gradscope.checks.rule import RECENT
 from gradscope.errors import UnknownNameError
 from gradscope.runs import Decay, Run
 from gradscope.runs.decay import LEAST
@@ -18,6 +21,7 @@ from gradscope.runs.decay import LEAST
 METRIC = "output_grad_norm"
 EXAMINED = 200
 """Most recorded steps looked at to tell since when something holds."""
+GAINS = ("weight_gain", "activation_gain", "phi_gain", "norm_gain", "pool_gain", "path_gain")
 TINY = 1e-30
 """Norm below which an exact zero further down is put down to underflow."""
 
@@ -138,13 +142,35 @@ def holds_since(run: Run, holds: Callable[[Passage], bool]) -> int:
     return since
 
 
+def holds_mostly(run: Run, holds: Callable[[Passage], bool]) -> bool:
+    """Tell whether `holds` is true of at least half of the last steps taken; those that cannot be judged count not."""
+    found = [passage(run, step) for step in taken(run)[-RECENT:]]
+    judged = [holds(one) for one in found if isinstance(one, Passage)]
+    return 2 * sum(judged) >= max(len(judged), 1)
+
+
 @dataclass(frozen=True)
 class Split:
-    """log10 of what each kind of factor contributes to the passage; NaN where the ledger has a gap."""
+    """log10 of what each kind of factor contributes to the passage; NaN where the ledger has a gap.
+
+    Attributes:
+        weights: The weights.
+        activations: What lies between layer output and next input: activation function, normalization, pooling.
+        paths: Skips and branches.
+        norms: Of `activations`, what normalization makes; NaN where the ledger does not tell them apart.
+        pools: Of `activations`, what pooling makes.
+    """
 
     weights: float
     activations: float
     paths: float
+    norms: float = math.nan
+    pools: float = math.nan
+
+    @property
+    def functions(self) -> float:
+        """Of `activations`, what the activation functions alone make."""
+        return self.activations - sum(one for one in (self.norms, self.pools) if math.isfinite(one))
 
 
 UNSAID = Split(math.nan, math.nan, math.nan)
@@ -161,7 +187,20 @@ def split(run: Run, seen: Passage) -> Split:
         weights=_total(book.loc[upper, "log10_weight_gain"].to_list()),
         activations=_total(book.loc[lower, "log10_activation_gain"].to_list()),
         paths=_total(book.loc[upper, "log10_path_gain"].to_list()),
+        norms=_total(book.loc[lower, "log10_norm_gain"].to_list()) if "log10_norm_gain" in book else math.nan,
+        pools=_total(book.loc[lower, "log10_pool_gain"].to_list()) if "log10_pool_gain" in book else math.nan,
     )
+
+
+def layer_numbers(run: Run, seen: Passage) -> dict[str, dict[int, float]]:
+    """Return the norms along the passage, and the gains of the ledger where there is one."""
+    found = {METRIC: run.profile(METRIC, seen.step).reindex(list(seen.path))}
+    try:
+        book = run.ledger(seen.step).reindex(list(seen.path))
+    except UnknownNameError:  # a metric of the ledger was not selected
+        book = pd.DataFrame()
+    found |= {name: book[name] for name in GAINS if name in book}
+    return {name: by_depth(values) for name, values in found.items()}
 
 
 def unwatched(run: Run, seen: Passage) -> tuple[tuple[int, int], ...]:

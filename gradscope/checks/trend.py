@@ -6,14 +6,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from gradscope.checks.finding import Finding, NotApplicable, Severity
+from gradscope.checks.course import Course, course
+from gradscope.checks.finding import Advice, Finding, NotApplicable, Severity
 from gradscope.checks.passage import (
     UNSAID,
     Passage,
     Split,
     activation_of,
     first_and_last,
+    holds_mostly,
     holds_since,
+    layer_numbers,
     split,
     unwatched,
 )
@@ -41,13 +44,16 @@ class Trend:
     title: str
     holds: Callable[[Passage, Passage | None], bool]
     severe: Callable[[Passage], bool]
-    remedy: Callable[[Passage, str, Split], str]
-    general: str
+    remedy: Callable[[Passage, str, Split], Advice]
+    general: Advice
     source: str
 
 
 def examine(trend: Trend, run: Run) -> list[Finding] | NotApplicable:
-    """Look at the first and the last step taken; one that cannot be judged does not silence the other."""
+    """Look at the first and the last step taken; one that cannot be judged does not silence the other.
+
+    The last step shows it where at least half of the `RECENT` last ones do.
+    """
     ends = first_and_last(run)
     if isinstance(ends, NotApplicable):
         return ends
@@ -57,9 +63,12 @@ def examine(trend: Trend, run: Run) -> list[Finding] | NotApplicable:
     if isinstance(first, NotApplicable) and isinstance(last, NotApplicable):
         return last
     early = first if isinstance(first, Passage) and holds(first) else None
-    late = last if isinstance(last, Passage) and holds(last) else None
-    worst = late or early
-    return [] if worst is None else [_finding(trend, run, worst, early, late, holds)]
+    late = last if isinstance(last, Passage) and holds(last) and holds_mostly(run, holds) else None
+    if late is None and early is None:
+        return []
+    # What ended in NaN has not recovered from what it began with.
+    lasting = late is not None or isinstance(last, NotApplicable)
+    return [_finding(trend, run, early, late, holds, lasting)]
 
 
 def _holds(trend: Trend, start: Passage | None, seen: Passage) -> bool:
@@ -76,33 +85,42 @@ def _judgeable(holds: Callable[[Passage], bool], seen: Passage | NotApplicable) 
 def _finding(
     trend: Trend,
     run: Run,
-    seen: Passage,
     early: Passage | None,
     late: Passage | None,
     holds: Callable[[Passage], bool],
+    lasting: bool,
 ) -> Finding:
+    seen = late or early
+    assert seen is not None
     gaps = () if seen.silent else unwatched(run, seen)
     share = UNSAID if gaps or seen.silent else split(run, seen)
-    activation = activation_of(run, seen.path)
+    activation, going = activation_of(run, seen.path), course(run)
     since = holds_since(run, holds) if late and not early else seen.step
     when = duration(early.step if early else None, late.step if late else None, since)
+    advice = trend.general if gaps else trend.remedy(seen, activation, share)
+    said = [observed(seen, activation, share), *not_blamed(gaps), when, *left_out(len(run.skipped())), *going.said]
     return Finding(
         code=trend.code,
         title=SILENT if seen.silent else trend.title,
-        severity=_severity(trend, seen, late is not None),
+        severity=_severity(trend, seen, lasting, going),
         layers=seen.path,
         steps=_steps(early, late, since),
         evidence=numbers(seen, share),
-        cause=" ".join([observed(seen, activation, share), *not_blamed(gaps), when, *left_out(len(run.skipped()))]),
-        remedy=trend.general if gaps else trend.remedy(seen, activation, share),
+        cause=" ".join(said),
+        remedy=advice.text,
         source=trend.source,
+        remedies=advice.codes,
+        by_layer=layer_numbers(run, seen),
     )
 
 
-def _severity(trend: Trend, seen: Passage, lasting: bool) -> Severity:
-    if not lasting:
+def _severity(trend: Trend, seen: Passage, lasting: bool, going: Course) -> Severity:
+    """What is over weighs only where the training has come to nothing since."""
+    if not lasting and going.verdict not in ("stalled", "diverged"):
         return "note"
-    return "critical" if trend.severe(seen) else "warning"
+    if seen.blocked and not seen.silent:
+        return "critical"  # a layer that receives an exact zero learns nothing, whatever the others do
+    return going.judge("critical" if trend.severe(seen) else "warning")
 
 
 def _steps(early: Passage | None, late: Passage | None, since: int) -> tuple[int, ...]:

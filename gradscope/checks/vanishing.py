@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from gradscope.checks.finding import Finding, NotApplicable
+from gradscope.checks.finding import Advice, Finding, NotApplicable
 from gradscope.checks.passage import Last, Passage, Split
 from gradscope.checks.trend import Trend, examine
 from gradscope.runs import Run
@@ -41,8 +41,8 @@ def vanishing(run: Run) -> list[Finding] | NotApplicable:
     threshold is used. An exact zero in the lowest layer is vanishing too; a last norm below 1e-30 above it is
     called underflow, whose remedy is that of vanishing.
 
-    Severity: critical where the total is below 1e-3 or an exact zero arrives, else warning; note where it
-    held at the first recorded step and no longer at the last.
+    Severity: critical where the total is below 1e-3 or an exact zero arrives, else warning; note where the training
+    makes progress all the same, or where it held at the first recorded step and no longer at the last.
     """
     return examine(_TREND, run)
 
@@ -55,41 +55,48 @@ def _severe(seen: Passage) -> bool:
     return seen.blocked or seen.decay.decades <= SEVERE
 
 
-def _remedy(seen: Passage, activation: str, share: Split) -> str:
+def _remedy(seen: Passage, activation: str, share: Split) -> Advice:
     other = "or shorten the path: normalize before the activation function, or add skip connections"
+    shorten = ("normalize", "add_skips", "shallower")
     if seen.silent:
-        return (
+        text = (
             "look at the loss: it may not depend on what the network puts out, be multiplied by zero, be flat "
             "there, or have a gradient that underflows"
         )
+        return Advice(text, ("scale_loss",))
     if seen.last is not None and not seen.last.underflowed:
         return _blocked(seen.last, share)
     if seen.last is not None:
         other += "; to scale the loss only helps the last decades"
     if activation in _STEEPEST:
         steepest = _STEEPEST[activation]
-        return f"replace {activation} (slope at most {steepest}) by tanh (xavier) or relu (kaiming), {other}"
+        text = f"replace {activation} (slope at most {steepest}) by tanh (xavier) or relu (kaiming), {other}"
+        return Advice(text, ("change_activation", "centered_lsuv", *shorten))
     if share.paths < min(share.weights, share.activations, 0.0):
-        return f"look where paths meet: their gradients cancel; {other[3:]}"
+        return Advice(f"look where paths meet: their gradients cancel; {other[3:]}", shorten)
     if activation in _CRITICAL:
-        return f"initialize with the weight variance {_CRITICAL[activation]} and zero biases, {other}"
-    return f"raise the variance of the weights at initialization, {other}"
+        text = f"initialize with the weight variance {_CRITICAL[activation]} and zero biases, {other}"
+        return Advice(text, ("critical_init", *shorten))
+    return Advice(f"raise the variance of the weights at initialization, {other}", ("critical_init", *shorten))
 
 
-def _blocked(last: Last, share: Split) -> str:
+def _blocked(last: Last, share: Split) -> Advice:
     """Say what to try where a gradient of ordinary size becomes an exact zero from one layer to the next."""
     if share.weights == -math.inf and last.weight_rms == 0.0:
-        return f"set the weights of layer {last.depth}, which are all zero: nothing passes back through them"
+        text = f"set the weights of layer {last.depth}, which are all zero: nothing passes back through them"
+        return Advice(text, ("critical_init",))
     if share.weights == -math.inf and last.weight_rms > 0.0:
-        return (
+        text = (
             f"the weights of layer {last.depth} are not all zero, but nothing passes back through them: where the "
             "numbers underflow, scale the loss or train in bfloat16 or float32"
         )
-    return (
+        return Advice(text, ("scale_loss",))
+    text = (
         f"look at what lies below layer {last.depth}, the lowest that still receives a gradient: every unit is dead "
         "(relu: lower the learning rate, or use leaky_relu), weights are all zero, or the numbers underflow "
         "(scale the loss)"
     )
+    return Advice(text, ("lower_learning_rate", "change_activation", "scale_loss"))
 
 
 _TREND = Trend(
@@ -98,9 +105,10 @@ _TREND = Trend(
     holds=_holds,
     severe=_severe,
     remedy=_remedy,
-    general=(
+    general=Advice(
         "shorten the path: normalize, or add skip connections; look at what the gradient passes through between the "
-        "layers that are watched"
+        "layers that are watched",
+        ("normalize", "add_skips"),
     ),
     source=_SOURCE,
 )

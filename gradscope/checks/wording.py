@@ -29,8 +29,11 @@ def observed(seen: Passage, activation: str, share: Split) -> str:
     )
     if math.isnan(share.weights + share.activations + share.paths):
         return text
-    parts = f"the activation function ({activation}) makes {_factor(share.activations)}, "
+    parts = f"the activation function ({activation}) makes {_factor(share.functions)}, "
     parts += f"the weights make {_factor(share.weights)}"
+    for what, decades in (("normalization makes", share.norms), ("pooling makes", share.pools)):
+        if abs(decades) > 0.01:
+            parts += f", {what} {_factor(decades)}"
     if abs(share.paths) > 0.01:
         parts += f", skips and branches make {_factor(share.paths)}"
     return f"{text} Of this, {parts}."
@@ -82,6 +85,8 @@ def numbers(seen: Passage, share: Split) -> dict[str, float]:
         "decades": seen.decades,
         "activation_decades": share.activations,
         "weight_decades": share.weights,
+        "norm_decades": share.norms if share.norms else math.nan,
+        "pool_decades": share.pools if share.pools else math.nan,
         "path_decades": share.paths,
         "layers": float(len(seen.path)),
     }

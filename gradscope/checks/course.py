@@ -1,0 +1,164 @@
+"""The course of a training: does it make progress? Most signs matter only where it does not."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from gradscope.checks import rule
+from gradscope.checks.finding import Severity
+from gradscope.checks.head import Head, head_of
+from gradscope.runs import Run
+
+Verdict = Literal["learning", "stalled", "diverged", "unknown"]
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Course:
+    """How a training goes.
+
+    Attributes:
+        verdict: ``learning``; ``stalled``: no skill after enough steps; ``diverged``: the loss ends above where it
+            began, or not finite; ``unknown``: too early, or nothing to tell it by.
+        steps: Optimizer steps from the first to the last that is known.
+        skill: 1 - L / L_chance at the end; NaN where it is not known.
+        first: Loss at the start; NaN where none was logged.
+        last: Median loss of the last tenth.
+        chance: Loss of knowing nothing of the input.
+        surprise: Surprise per error relative to chance: 1 at chance.
+        movement: Sum over steps of the largest u: how far the updates could have moved a layer's output, relatively.
+    """
+
+    verdict: Verdict
+    steps: int = 0
+    skill: float = math.nan
+    first: float = math.nan
+    last: float = math.nan
+    chance: float = math.nan
+    surprise: float = math.nan
+    movement: float = math.nan
+
+    def judge(self, severity: Severity) -> Severity:
+        """Return the severity of a sign: a note where the training makes progress all the same."""
+        return "note" if self.verdict == "learning" else severity
+
+    @property
+    def said(self) -> list[str]:
+        """A sentence where the course weighs on what a sign means; none where it is unknown."""
+        if self.verdict == "learning":
+            return [f"The training makes progress all the same{self._numbers}."]
+        if self.verdict == "stalled":
+            return [f"The training makes no progress{self._numbers}."]
+        return ["The training diverges."] if self.verdict == "diverged" else []
+
+    @property
+    def _numbers(self) -> str:
+        if math.isnan(self.last):
+            return ""
+        return f": the loss went from {self.first:.3g} to {self.last:.3g}"
+
+
+def course(run: Run) -> Course:
+    """Say whether a training makes progress, from the scalar ``loss`` and the head's output gradient; see `rule`."""
+    losses, head, moved = _losses(run), head_of(run), movement(run)
+    if losses.empty and head is None:
+        return Course("unknown", movement=moved)
+    return _of_error(head, moved) if losses.empty and head is not None else _of_loss(losses, head, moved)
+
+
+def movement(run: Run) -> float:
+    """Return the sum over all steps of the largest u = update_ratio * sqrt(fan_in) of a step; NaN if not recorded."""
+    if "update_ratio" not in run.metrics:
+        return math.nan
+    frame = run.frame("update_ratio")
+    frame = frame.loc[~frame.index.isin(run.skipped())]
+    if frame.empty:
+        return math.nan
+    roots = {one.depth: math.sqrt(max(one.fan_in, 1)) for one in run.specs}
+    largest = (frame * pd.Series(roots).reindex(frame.columns)).max(axis=1)
+    apart = np.diff(np.append(frame.index.to_numpy(np.float64), frame.index[-1] + run.every))
+    return float(np.nansum(largest.to_numpy(np.float64) * apart))
+
+
+def _losses(run: Run) -> pd.Series[float]:
+    """Return the loss by step, of the steps that the optimizer took."""
+    scalars = run.scalars
+    chosen = scalars[scalars["name"].eq("loss") & ~scalars["step"].isin(run.skipped())]
+    return pd.Series(chosen["value"].to_numpy(np.float64), index=chosen["step"].to_numpy(np.int64))
+
+
+def _of_loss(losses: pd.Series[float], head: Head | None, moved: float) -> Course:
+    steps = int(losses.index[-1] - losses.index[0]) + 1
+    values = _values(losses)
+    first, last = float(values[0]), _end(values)
+    chance = first if head is None else rule.chance_loss(first, head.deviation, head.outputs)
+    surprise = math.nan if head is None else _surprise(losses, head)
+    if not math.isfinite(last):
+        return Course("diverged", steps, -math.inf, first, last, chance, surprise, moved)
+    skill = 1.0 - last / chance if chance > 0.0 else 0.0
+    learns = skill > rule.SKILL and not abs(surprise - 1.0) <= rule.CHANCE
+    if head is not None:
+        learns = _corrected(learns, skill, surprise, losses, head)
+    verdict = _verdict(learns, steps, len(values))
+    if verdict == "stalled" and last > 1.5 * max(first, chance):
+        verdict = "diverged"
+    return Course(verdict, steps, skill, first, last, chance, surprise, moved)
+
+
+def _corrected(learns: bool, skill: float, surprise: float, losses: pd.Series[float], head: Head) -> bool:
+    """Look at the predictions as well: a loss may fall to that of a constant, and one that is low need not fall."""
+    together = head.errors.index.intersection(losses.index)
+    error, loss = _values(head.errors.loc[together]), _values(losses.loc[together])
+    if _squared(loss, error):
+        share = rule.explained(head.spread, _end(loss), _end(error), head.outputs)
+        return (skill > rule.SKILL and share > rule.SKILL) or share > 1.0 - rule.SKILL
+    known = surprise < 1.0 - rule.SKILL and head.spread > rule.least_spread(head.outputs)
+    return learns or known
+
+
+def _squared(loss: Array, error: Array) -> bool:
+    """Tell whether this is a squared error: L / e^2 is the same at every step, while the loss is not."""
+    there = (loss > 0.0) & (error > 0.0)
+    if there.sum() < 3:
+        return False
+    ratio = np.log(loss[there]) - 2.0 * np.log(error[there])
+    return bool(np.ptp(ratio) < 0.01 * np.ptp(np.log(loss[there])))
+
+
+def _of_error(head: Head, moved: float) -> Course:
+    """Judge by the head's output gradient alone."""
+    values = _values(head.errors)
+    steps = int(head.errors.index[-1] - head.errors.index[0]) + 1
+    chance = rule.chance_error(float(values[0]), head.deviation, head.outputs)
+    skill = 1.0 - (_end(values) / chance) ** 2 if chance > 0.0 else 0.0
+    learns = skill > rule.SKILL and head.spread > rule.least_spread(head.outputs)
+    return Course(_verdict(learns, steps, steps), steps, skill, movement=moved)
+
+
+def _verdict(learns: bool, steps: int, count: int) -> Verdict:
+    if learns:
+        return "learning"
+    return "stalled" if steps >= rule.ENOUGH and count >= rule.FEWEST else "unknown"
+
+
+def _surprise(losses: pd.Series[float], head: Head) -> float:
+    error = _end(_values(head.errors))
+    last = losses[losses.index >= head.errors.index[-min(rule.RECENT, len(head.errors))]]
+    if not error > 0.0 or last.empty:
+        return math.nan
+    return float(last.median()) / error / rule.chance_surprise(head.outputs)
+
+
+def _values(series: pd.Series[float]) -> Array:
+    return np.asarray(series, np.float64)
+
+
+def _end(values: Array) -> float:
+    """Return the median of the last tenth, at least `RECENT`."""
+    return float(np.median(values[-max(rule.RECENT, len(values) // 10) :]))

@@ -1,0 +1,86 @@
+"""What most of the last recorded steps say, layer by layer: what checks compare with thresholds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+import pandas as pd
+
+from gradscope.checks.finding import NotApplicable
+from gradscope.checks.rule import RECENT
+from gradscope.runs import Run
+from gradscope.spec import LayerSpec
+
+
+def seen(run: Run, metric: str) -> pd.DataFrame | NotApplicable:
+    """Return a metric by step and depth, of the steps that the optimizer took; NaN where absent or not finite."""
+    if metric not in run.metrics:
+        return NotApplicable(f"the metric {metric} was not recorded")
+    frame = run.frame(metric)
+    frame = frame.loc[~frame.index.isin(run.skipped())]
+    frame = frame.where(np.isfinite(frame)).dropna(how="all")
+    if frame.empty:
+        return NotApplicable(f"the metric {metric} has no value at any step that the optimizer took")
+    return frame
+
+
+def late(frame: pd.DataFrame) -> pd.Series[float]:
+    """Return the median over the last recorded steps: beyond a threshold if and only if most of them are.
+
+    >>> frame = pd.DataFrame({1: [0.0, 0.1, 0.1, 0.1, 9.0, 0.2]}, index=[0, 10, 20, 30, 40, 50])
+    >>> float(late(frame)[1])
+    0.1
+    """
+    return frame.tail(RECENT).median()
+
+
+def early(frame: pd.DataFrame) -> pd.Series[float]:
+    """Return the median over the first recorded steps."""
+    return frame.head(RECENT).median()
+
+
+def last_steps(frame: pd.DataFrame) -> tuple[int, ...]:
+    """Return the first and the last of the steps that `late` looks at."""
+    steps = [int(one) for one in frame.index[-RECENT:]]
+    return tuple(sorted({steps[0], steps[-1]}))
+
+
+def since(frame: pd.DataFrame, holds: Callable[[pd.Series[float]], bool]) -> int:
+    """Return the first recorded step from which on, up to the last, `holds` is true of the median of `RECENT` steps.
+
+    >>> frame = pd.DataFrame({1: [0.0, 1.0, 0.0, 1.0, 1.0, 1.0, 0.0, 1.0]}, index=range(0, 80, 10))
+    >>> since(frame, lambda row: row[1] > 0.5)
+    40
+    """
+    smooth = frame.rolling(RECENT, min_periods=1).median()
+    found = int(frame.index[-1])
+    for place in range(len(frame) - 1, -1, -1):
+        if not holds(smooth.iloc[place]):
+            break
+        found = int(frame.index[place])
+    return found
+
+
+def hidden(run: Run) -> tuple[int, ...]:
+    """Return the depths of the trunk without the head."""
+    return run.trunk[:-1]
+
+
+def of_depths(run: Run, depths: Iterable[int]) -> list[LayerSpec]:
+    """Return the layer calls of these depths, in depth order."""
+    wanted = set(depths)
+    return [one for one in run.specs if one.depth in wanted]
+
+
+def named(run: Run, depths: Sequence[int]) -> str:
+    """Name layers in words, by depth and qualified name; the first three of many."""
+    names = {one.depth: one.layer for one in run.specs}
+    shown = [f"{depth} ({names.get(depth, '?')})" for depth in depths[:3]]
+    more = f" and {len(depths) - 3} more" if len(depths) > 3 else ""
+    return f"layer{'s' if len(depths) > 1 else ''} {', '.join(shown)}{more}"
+
+
+def by_depth(values: pd.Series[float]) -> dict[int, float]:
+    """Return the finite values by depth, as a finding keeps them."""
+    return {int(depth): float(value) for depth, value in values.items() if np.isfinite(value)}  # type: ignore[call-overload]
