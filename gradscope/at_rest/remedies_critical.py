@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import lru_cache
 
 import torch
 from torch import nn
@@ -44,6 +45,7 @@ def draw_critical(
                 layer.bias.normal_(0, math.sqrt(around)) if bias is None else layer.bias.fill_(bias)
 
 
+@lru_cache(maxsize=64)
 def critical_point(activation: Activation, bias_var: float | None = None) -> tuple[float, float]:
     """Return the variances of weights (times fan_in) and biases at which chi = 1.
 
