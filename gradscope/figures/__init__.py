@@ -7,9 +7,13 @@ from gradscope.figures.layer_lines import marks_frame, timeline, timeline_frame
 from gradscope.figures.layer_step import HeatmapFrame, heatmap, heatmap_frame
 from gradscope.figures.ledger_bars import ledger, ledger_frame
 from gradscope.figures.loss_curve import loss, loss_frame
+from gradscope.figures.phase_diagram import phase_diagram
+from gradscope.figures.phases import edge_frame, layer_points_frame
 from gradscope.figures.style import CONFIG, message, template
 from gradscope.figures.sweep_cells import sweep_map_frame
 from gradscope.figures.sweep_grid import sweep_map
+from gradscope.figures.trainability import trainability_frame, trainability_map
+from gradscope.figures.waterfall import waterfall, waterfall_frame
 from gradscope.figures.window import Window
 
 __all__ = [
@@ -17,19 +21,26 @@ __all__ = [
     "HeatmapFrame",
     "Window",
     "decay_frame",
+    "edge_frame",
     "gradient_flow",
     "gradient_flow_frame",
     "heatmap",
     "heatmap_frame",
+    "layer_points_frame",
     "ledger",
     "ledger_frame",
     "loss",
     "loss_frame",
     "marks_frame",
     "message",
+    "phase_diagram",
     "sweep_map",
     "sweep_map_frame",
     "template",
     "timeline",
     "timeline_frame",
+    "trainability_frame",
+    "trainability_map",
+    "waterfall",
+    "waterfall_frame",
 ]

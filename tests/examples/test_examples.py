@@ -27,7 +27,7 @@ def test_train_mlp_finds_the_vanishing_gradient(tmp_path: Path) -> None:
     run = gs.load(str(tmp_path / "run"))
     assert isinstance(run, Run)
     assert (run.status, run.steps(), run.config["activation"]) == ("finished", [0, 2], "sigmoid")
-    assert gs.diagnose(run).codes == ("vanishing",)
+    assert gs.diagnose(run).codes[0] == "vanishing"
     assert "At step 0 each layer multiplies the gradient by 0.2" in text
     assert "CRITICAL: the gradient vanishes towards the input [vanishing]" in text
 
@@ -76,10 +76,23 @@ def test_custom_metric_is_recorded_like_any_other(tmp_path: Path) -> None:
     assert "Share of the squared error signal that one unit carries" in text
 
 
+def test_trainability_map_trains_every_cell_and_draws_the_depth_scale(tmp_path: Path) -> None:
+    options = ["--depth", "2", "4", "--weight-var", "1", "2.5", "--width", "8", "--steps", "2", "--workers", "1"]
+    text = start("trainability_map.py", tmp_path / "sweep", *options)
+    runs = gs.load(str(tmp_path / "sweep"))
+    assert isinstance(runs, Runs)
+    assert sorted((run.config["depth"], run.config["weight_var"]) for run in runs) == [
+        *[(2, 1.0), (2, 2.5), (4, 1.0), (4, 2.5)]
+    ]
+    assert {(run.status, run.config["bias_var"]) for run in runs} == {("finished", 0.05)}
+    assert "of theory" in (tmp_path / "sweep" / "trainability.html").read_text()
+    assert "Accuracy on held-out digits" in text
+
+
 def test_every_example_is_tested_and_short() -> None:
     examples = sorted(EXAMPLES.glob("*.py"))
     here = Path(__file__).read_text()
-    assert len(examples) == 4
+    assert len(examples) == 5
     for example in examples:
         assert f'start("{example.name}"' in here
         assert len(example.read_text().splitlines()) < 80
