@@ -1,5 +1,6 @@
 """Mean-field theory of signal propagation: what depth does to activations and gradients at initialization."""
 
+from gradscope.theory.chain import of_layers
 from gradscope.theory.criticality import Criticality, critical, stationary_criticality
 from gradscope.theory.depth import DEPTH_SCALES, phase, trainable_depth
 from gradscope.theory.diagram import PhaseDiagram, phase_diagram
@@ -32,6 +33,7 @@ __all__ = [
     "kappa",
     "largest_singular_value",
     "mean_field",
+    "of_layers",
     "phase",
     "phase_diagram",
     "propagate",

@@ -76,14 +76,22 @@ class Mark:
 
 @dataclass(frozen=True)
 class Gain:
-    """An activation or a normalization: a factor per position, and the scatter that it adds."""
+    """An activation or a normalization: a factor per position, and the scatter that it adds.
+
+    Attributes:
+        factor: Of the energy.
+        noise: Variance added where there are no positions, or of one spatial mode.
+        shared: Variance that all positions have in common.
+    """
 
     factor: Array
     noise: float = 0.0
+    shared: float = 0.0
 
     def back(self, flow: Flow, seen: dict[int, Flow]) -> Flow:
         """Multiply the energy."""
-        return flow.scaled(flow.share * self.factor).noisier(self.noise)
+        scaled = flow.scaled(flow.share * self.factor).noisier(self.noise)
+        return replace(scaled, dense=scaled.dense + self.shared)
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,12 @@ def box_filters(shape: Convolution) -> tuple[Array, ...]:
     )
 
 
+def leaked(shape: Convolution, q: float, bias_var: float) -> Array:
+    """Return mean square `q` spread over the outputs of a convolution as an input even in space would leave it."""
+    even = along_axes(box_filters(shape), np.ones(shape.size))
+    return bias_var + (q - bias_var) * even / float(np.mean(even)) if q > bias_var else np.full(even.shape, q)
+
+
 @lru_cache(maxsize=256)
 def _filter(size: int, kernel: int, padding: int, stride: int, dilation: int, *, circular: bool, delta: bool) -> Array:
     outputs = (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1

@@ -4,33 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gradscope.errors import InvalidValueError
-from gradscope.theory.flow import Back, Dense, Flow, Join, Mark, through
+from gradscope.theory.flow import Back, Dense, Gain, Join, Mark
 from gradscope.theory.functions import activation_of
-from gradscope.theory.geometry import convolve, pool
+from gradscope.theory.geometry import convolve, leaked, pool
+from gradscope.theory.levels import Passage, describe
 from gradscope.theory.signal import Signal, activate, add, drop, normalize
 from gradscope.theory.stages import Level, Residual, Stage, Start
 
 Array = NDArray[np.float64]
 Network = Sequence[Stage | Residual]
-BAND = 1.96
-"""Standard deviations of the 95 % band."""
-
-
-@dataclass(frozen=True)
-class Passage:
-    """What the forward pass notes of one stage."""
-
-    stage: Stage
-    signal: Signal
-    entering: float
-    slope: float
-    behind: Signal
 
 
 def propagate(network: Network, start: Start | None = None) -> tuple[Level, ...]:
@@ -66,12 +54,11 @@ def propagate(network: Network, start: Start | None = None) -> tuple[Level, ...]
     """
     start = start or Start()
     walk = _Walk()
-    q = np.asarray(start.q, np.float64)
-    signal = Signal(q, (float(start.c), *start.neighbours))
-    signal = walk.run(network, signal, first=True)
+    signal = Signal(_begin(network, start.q), (float(start.c), *start.neighbours))
+    walk.run(network, signal, first=True)
     if not walk.passages:
         raise InvalidValueError("a network for theory needs at least one stage")
-    return walk.levels()
+    return describe(walk.passages, walk.tape, chain=_is_chain(network))
 
 
 class _Walk:
@@ -90,15 +77,6 @@ class _Walk:
                 signal = self._residual(item, signal)
         return signal
 
-    def levels(self) -> tuple[Level, ...]:
-        """Send a gradient back from the last stage and describe every stage."""
-        seen: dict[int, Flow] = {}
-        last = self.passages[-1].signal
-        cut = _up_to_last_mark(self.tape)
-        share = np.full(last.q.shape, 1.0 / max(last.q.size, 1))
-        through(cut, Flow(share), seen)
-        return tuple(self._level(index, seen) for index in range(len(self.passages)))
-
     def _stage(self, stage: Stage, signal: Signal, *, known: bool) -> Signal:
         entering = math.nan if known else signal.level
         signal = replace(signal, width=stage.fan_out) if known else self._weights(stage, signal)
@@ -107,6 +85,8 @@ class _Walk:
         if stage.why_not and not signal.blocked:
             signal = replace(signal, q=np.full_like(signal.q, np.nan), blocked=stage.why_not)
         at_z = signal
+        if stage.why_not_behind:
+            return self._lost(stage, at_z, entering)
         signal, back = normalize(signal, stage.norm, stage.norm_eps)
         self._note(back)
         phi = activation_of(stage.activation)
@@ -116,6 +96,14 @@ class _Walk:
         self.tape.extend(backs)
         behind, back = drop(behind, stage.dropout)
         self._note(back)
+        return behind
+
+    def _lost(self, stage: Stage, signal: Signal, entering: float) -> Signal:
+        """Give up behind the output of a stage: neither signal nor gradient can be followed there."""
+        nothing = np.full_like(signal.q, np.nan)
+        behind = replace(signal, q=nothing, mean=math.nan, blocked=signal.blocked or stage.why_not_behind)
+        self.passages.append(Passage(stage, signal, entering, math.nan, behind))
+        self.tape.append(Gain(nothing))
         return behind
 
     def _weights(self, stage: Stage, signal: Signal) -> Signal:
@@ -163,43 +151,21 @@ class _Walk:
         if back is not None:
             self.tape.append(back)
 
-    def _level(self, index: int, seen: dict[int, Flow]) -> Level:
-        passage, last = self.passages[index], self.passages[-1]
-        flow = seen[index]
-        log, variance = 0.5 * flow.log, 0.25 * flow.variance
-        after = seen.get(index + 1)
-        half = BAND * math.sqrt(variance) if variance >= 0 else math.nan
-        return Level(
-            name=passage.stage.name,
-            q=passage.signal.level,
-            c=passage.signal.alike[0],
-            spread=math.sqrt(max(0.0, 1.0 - passage.signal.alike[0])),
-            slope=passage.slope,
-            activation_mean=passage.behind.mean,
-            activation_square=passage.behind.level,
-            chi=_exp(flow.log - after.log) if after is not None else math.nan,
-            log_gradient=log,
-            log_weight_gradient=log + 0.5 * (_log_input(passage) - _log_input(last)),
-            log_var=variance,
-            typical=log - variance,
-            low=log - variance - half,
-            high=log - variance + half,
-            status="; ".join((passage.signal.blocked,) if passage.signal.blocked else passage.signal.notes),
-        )
+
+def _begin(network: Network, q: float | Array) -> Array:
+    """Return q at the first output: a single number is spread over positions as an even picture would leave it."""
+    given = np.asarray(q, np.float64)
+    if not np.all(given >= 0.0):
+        raise InvalidValueError(f"q of the start is not below 0 anywhere, not {q!r}")
+    first = network[0] if network else None
+    if given.ndim or not isinstance(first, Stage) or first.convolution is None:
+        return given
+    return leaked(first.convolution, float(given), first.bias_var)
 
 
-def _up_to_last_mark(tape: list[Back]) -> list[Back]:
-    """Return the tape without what follows the last stage, or the last sum."""
-    ends = [place for place, one in enumerate(tape) if isinstance(one, Mark | Join)]
-    return tape[: ends[-1] + 1]
-
-
-def _log_input(passage: Passage) -> float:
-    """Return ln of the squared norm of what enters a stage; NaN for the first."""
-    total = passage.entering * (passage.stage.fan_in or 1)
-    return math.log(total) if total > 0 else math.nan
-
-
-def _exp(exponent: float) -> float:
-    with np.errstate(over="ignore"):
-        return float(np.exp(exponent))
+def _is_chain(network: Network) -> bool:
+    """Tell whether these are dense layers and activations alone, for which noise of q can be followed."""
+    return all(
+        isinstance(one, Stage) and one.convolution is None and one.norm == "none" and one.pool is None
+        for one in network
+    )

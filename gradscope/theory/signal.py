@@ -78,10 +78,11 @@ def activate(signal: Signal, phi: Activation) -> Response:
     with np.errstate(invalid="ignore", divide="ignore"):
         ratio = float(np.mean(fourth)) / float(np.mean(slope)) ** 2 if np.mean(slope) > 0 else 1.0
     noise = 3.0 * (ratio - 1.0) / signal.width if signal.width else 0.0
+    shared = _shared(signal, phi) / signal.width if signal.width and signal.q.ndim else 0.0
     level = float(np.mean(square))
     alike = tuple(_pair(phi, signal.level, one) / level if level > 0 else math.nan for one in signal.alike)
     behind = replace(signal, q=square, alike=alike, mean=float(np.mean(found.mean)), normal=False)
-    return Response(behind if signal.normal else behind.noted(NOT_NORMAL), slope, Gain(slope, noise))
+    return Response(behind if signal.normal else behind.noted(NOT_NORMAL), slope, Gain(slope, noise, shared))
 
 
 def normalize(signal: Signal, norm: str, eps: float) -> tuple[Signal, Back | None]:
@@ -135,6 +136,19 @@ def add(over: Signal, own: Signal, scale: float) -> Signal:
     for note in own.notes:
         joined = joined.noted(note)
     return joined
+
+
+def _shared(signal: Signal, phi: Activation) -> float:
+    """Return the relative covariance of phi'^2 at two positions, which no averaging over positions takes away.
+
+    Where nothing is known of their correlation they are taken to be the same.
+    """
+    known = [one for one in signal.alike[::-1] if not math.isnan(one)]
+    c = float(np.clip(known[0], -1.0, 1.0)) if known else 1.0
+    q = 1.0 if phi.sides is not None else signal.level
+    squared = Activation(f"{phi.name} slope", lambda u: phi.slope(u) ** 2, phi.slope, phi.kinks)
+    mean = float(moments(phi, q).slope_square)
+    return pair_moment(squared, q, c, slope=False) / mean**2 - 1.0 if mean > 0 else 0.0
 
 
 def _pair(phi: Activation, q: float, c: float) -> float:

@@ -70,7 +70,8 @@ class Stage:
         norm_eps: What the normalization adds to the variance.
         dropout: Fraction of a' that is dropped while training.
         name: What the layer is called.
-        why_not: Why theory cannot follow the signal through this layer or what comes after it; empty where it can.
+        why_not: Why theory cannot follow the signal through this layer; empty where it can.
+        why_not_behind: Why it cannot follow what comes behind the output z; norm, activation and pool then count not.
     """
 
     weight_var: float
@@ -86,6 +87,7 @@ class Stage:
     dropout: float = 0.0
     name: str = ""
     why_not: str = ""
+    why_not_behind: str = ""
 
 
 @dataclass(frozen=True)
@@ -149,9 +151,10 @@ class Level:
         log_gradient: ln of |dL/dz_l| / |dL/dz_L|, root mean square over initializations; 0 for the last stage.
         log_weight_gradient: ln of |dL/dW_l| / |dL/dW_L|, for a batch of like samples; NaN for the first stage, whose
             input is not known.
-        log_var: Variance of ln(|dL/dz_l| / |dL/dz_L|) between initializations at the given widths: a sum of
-            kappa / 4N; 0 for infinite width. A lower bound where normalization or skips take part.
-        typical: log_gradient - log_var: the mean of the logarithm, which a single network shows.
+        log_var: Variance of ln(|dL/dz_l| / |dL/dz_L|) between initializations at the given widths, for one sample: the
+            sum of kappa / 4N and, on a chain of dense layers, what noise of q adds; 0 for infinite width. A lower
+            bound where normalization or skips take part; a batch of different samples scatters less.
+        typical: log_gradient less the sum of kappa / 4N: the mean of the logarithm, which a single network shows.
         low: Lower end of the 95 % band of a single network: typical - 1.96 sqrt(log_var).
         high: Its upper end.
         sensitive: Whether noise of the width in q grows from layer to layer, so that the prediction holds only with a

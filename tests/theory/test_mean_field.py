@@ -80,7 +80,7 @@ def test_a_function_given_is_like_its_name() -> None:
 
 def test_kinks_away_from_zero_are_found() -> None:
     def hard(u: np.ndarray) -> np.ndarray:
-        return np.clip(u, -0.7, 1.3)
+        return np.asarray(np.clip(u, -0.7, 1.3))
 
     numerical, exact = mean_field(hard, 2.0, 0.1), mean_field(hard, 2.0, 0.1, derivative=_hard_slope, kinks=(-0.7, 1.3))
     inside = erf(1.3 / math.sqrt(2 * exact.q)) + erf(0.7 / math.sqrt(2 * exact.q))
