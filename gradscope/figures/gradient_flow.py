@@ -14,6 +14,8 @@ from gradscope.errors import GradscopeError
 from gradscope.figures import axes, style, wording
 from gradscope.figures import marks as mk
 from gradscope.figures.decimate import line_points, spread
+from gradscope.figures.overlay import add_prediction
+from gradscope.figures.prediction import Prediction, predicted
 from gradscope.figures.values import RunsLike, at_least_one, is_empty, metric_of, names_by_depth, nearest_step
 from gradscope.figures.window import ALL, Range, Window, seen
 from gradscope.spec import MetricSpec
@@ -92,10 +94,16 @@ def gradient_flow(
     step: int | None = None,
     metric: str = SIGNAL,
     *,
+    theory: bool | pd.DataFrame | None = None,
     theme: str = "light",
     window: Window | None = None,
 ) -> go.Figure:
     """Draw a metric over depth at one step; for the output gradient, with its decay per layer.
+
+    With ``theory``, what mean-field theory predicts lies over it as a dashed line, in the band in which 95 % of nets of
+    this width would lie. It follows from the variances of the weights at that step, as if they had been drawn at
+    random: exact at initialization, a comparison later. The subtitle says where the line was set to the measured
+    value, and why there is none for a layer.
 
     Args:
         run: A run, or several to compare. Of the runs after the first, the recorded step nearest to that of
@@ -103,8 +111,15 @@ def gradient_flow(
             metric are left out, and the subtitle counts them.
         step: A recorded step; the first where None.
         metric: Name of a recorded metric; its description decides about scale, unit and bounds.
+        theory: True for what follows from the recorded layers, or a frame of predictions such as that of
+            ``gradscope.predict``. It is drawn for the first run.
         theme: ``light`` or ``dark``.
         window: The part that is seen, drawn in as much detail as fits.
+
+    Raises:
+        UnknownNameError: The run has no such metric.
+        InvalidValueError: The step is not recorded, or the frame of predictions lacks a column.
+        InvalidTypeError: ``theory`` is neither.
     """
     part = window or ALL
     names, runs = zip(*at_least_one(run), strict=True)
@@ -122,27 +137,31 @@ def gradient_flow(
     found = mk.kinds(frame["mark"].to_numpy() for frame in frames)
     text = _subtitle(names, runs, shown, metric)
     text += f"; {given - len(runs)} without a value left out" if len(runs) < given else ""
-    figure = style.empty_figure(heading, text, theme)
+    overlay = predicted(runs[0], shown, metric, theory)
+    lines = [text, *overlay.lines(runs[0].trunk[:-1], shown)]
+    figure = style.empty_figure(heading, "<br>".join(lines), theme)
     shown_names = wording.distinct(names)
-    entries = [*shown_names, *(mark.label for mark in found)]
+    entries = [*shown_names, *(mark.label for mark in found), *([] if overlay.empty else [overlay.name])]
     limit = axes.name_limit(entries)
     for index, (one, at, frame) in enumerate(zip(shown_names, steps, frames, strict=True)):
         name = wording.short(one, limit) + ("" if at == shown else f" · step {at}")
         if metric == SIGNAL:
-            _add_decay(figure, runs[index], at, index, theme)
+            if overlay.empty:
+                _add_decay(figure, runs[index], at, index, theme)
             name += "" if len(runs) == 1 else f" · {rate_text(_decay(runs[index], at))}"
         _add_profile(figure, frame, name, index, theme)
         place = (index, len(runs)) if len(runs) > 1 else None
         _add_marks(figure, frame, found, name, place, theme)
-    _axes(figure, spec, frames, last, part)
+    add_prediction(figure, overlay, theme)
+    _axes(figure, spec, frames, last, part, overlay)
     plain = [frame.loc[frame["mark"] == mk.PLAIN, "value"].to_numpy(np.float64) for frame in frames]
     style.note_marks(figure, np.concatenate(plain), found, theme)
     mk.add_strip(figure, found, theme, neutral=len(runs) > 1)
-    if len(runs) == 1:
+    if len(runs) == 1 and overlay.empty:
         figure.update_traces(showlegend=False, selector={"mode": "lines+markers"})
-    figure.update_layout(showlegend=len(runs) > 1 or bool(found), uirevision=f"{names}{metric}")
+    figure.update_layout(showlegend=len(entries) > 1, uirevision=f"{names}{metric}")
     figure.update_layout(legend=axes.legend(entries))
-    figure.update_layout(margin={"t": 82 if len(runs) == 1 and metric == SIGNAL else 64})
+    figure.update_layout(margin={"t": 46 + 18 * len("<br>".join(lines).split("<br>"))})
     return figure
 
 
@@ -224,11 +243,19 @@ def _add_marks(
         mk.add_symbols(figure, found, mark, rows["depth"], text, theme=theme, fill=fill, lift=lift)
 
 
-def _axes(figure: go.Figure, spec: MetricSpec, frames: list[pd.DataFrame], last: int, part: Window) -> None:
+def _axes(
+    figure: go.Figure,
+    spec: MetricSpec,
+    frames: list[pd.DataFrame],
+    last: int,
+    part: Window,
+    overlay: Prediction,
+) -> None:
     rows = pd.concat(frames)
-    drawn = rows.loc[rows["mark"] == mk.PLAIN, "value"].to_numpy(np.float64)
+    values = rows.loc[rows["mark"] == mk.PLAIN, "value"].to_numpy(np.float64)
+    values = np.concatenate([values, overlay.values(spec.scale == "log")])
     figure.update_xaxes(**axes.depth_axis(last, part.x))
-    figure.update_yaxes(**axes.value_axis(spec, drawn, part.y))
+    figure.update_yaxes(**axes.value_axis(spec, values, part.y))
 
 
 def _has(run: Run, metric: str) -> bool:

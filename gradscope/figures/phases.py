@@ -89,27 +89,32 @@ def layer_points_frame(run: Run, step: int | None = None, bias_var: float | None
         UnknownNameError: The run did not record ``weight_rms``.
         InvalidValueError: The step is not recorded.
     """
-    roots = run.profile("weight_rms", step)
-    biases = run.profile("bias_rms", step) if "bias_rms" in run.metrics else pd.Series(dtype=np.float64)
+    roots, biases = run.profile("weight_rms", step), bias_variances(run, step, bias_var)
     names, hidden = names_by_depth(run), set(run.trunk[:-1] or run.trunk)
-    rows = []
-    for one in run.specs:
-        if one.depth not in hidden or one.depth not in roots.index or not one.fan_in:
-            continue
-        bias = float(biases.get(one.depth, math.nan)) ** 2
-        bias = _said(run, one, bias_var) if math.isnan(bias) else bias
-        rows.append(
-            {
-                "depth": one.depth,
-                "layer": names[one.depth],
-                "weight_var": float(roots[one.depth]) ** 2 * one.fan_in,
-                "bias_var": 0.0 if math.isnan(bias) else bias,
-                "known": not math.isnan(bias),
-                "activation": one.activation,
-                "norm": one.norm,
-            }
-        )
+    rows = [
+        {
+            "depth": one.depth,
+            "layer": names[one.depth],
+            "weight_var": float(roots[one.depth]) ** 2 * one.fan_in,
+            "bias_var": biases.get(one.depth, 0.0),
+            "known": one.depth in biases,
+            "activation": one.activation,
+            "norm": one.norm,
+        }
+        for one in run.specs
+        if one.depth in hidden and one.depth in roots.index and one.fan_in
+    ]
     return pd.DataFrame(rows, columns=[*POINT_COLUMNS, "activation", "norm"])
+
+
+def bias_variances(run: Run, step: int | None = None, given: float | None = None) -> dict[int, float]:
+    """Return the bias variance of layers by depth, as `layer_points_frame` finds it, without those it is unknown of."""
+    recorded = run.profile("bias_rms", step) if "bias_rms" in run.metrics else pd.Series(dtype=np.float64)
+    found = {one.depth: float(recorded.get(one.depth, math.nan)) ** 2 for one in run.specs}
+    said = {
+        one.depth: _said(run, one, given) if math.isnan(found[one.depth]) else found[one.depth] for one in run.specs
+    }
+    return {depth: variance for depth, variance in said.items() if not math.isnan(variance)}
 
 
 def _said(run: Run, layer: LayerSpec, given: float | None) -> float:
@@ -122,7 +127,7 @@ def _said(run: Run, layer: LayerSpec, given: float | None) -> float:
     if isinstance(config.get("bias_var"), int | float):
         return float(config["bias_var"])
     init = config.get("init")
-    if not isinstance(init, str):
+    if not isinstance(init, str) or not layer.fan_in:
         return math.nan
     return 1.0 / (3.0 * layer.fan_in) if init == "default" and config.get("weight_var") is None else 0.0
 
