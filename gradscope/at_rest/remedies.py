@@ -80,6 +80,8 @@ class Treatment:
         make_optimizer: From parameters to the optimizer that trains it, where the remedy changes it.
         clip: Norm that the gradient of all parameters is clipped to, where the remedy clips it.
         variant: Which one, where there are several.
+        stand_in: What theory looks at in the place of the copy: the same function in a form that theory knows.
+        foreseeable: Whether theory has something to say of the copy.
     """
 
     what: str
@@ -88,6 +90,8 @@ class Treatment:
     make_optimizer: MakeOptimizer | None = None
     clip: float | None = None
     variant: str = ""
+    stand_in: nn.Module | None = None
+    foreseeable: bool = True
 
 
 Remedy = Callable[[Patient], list[Treatment] | NotApplicable]

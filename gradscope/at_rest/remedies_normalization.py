@@ -21,22 +21,36 @@ def normalize(patient: Patient) -> list[Treatment] | NotApplicable:
     if not bare:
         return NotApplicable("every hidden layer is followed by a normalization already")
     shapes = {name: one.output for name, one in patient.shapes().items()}
-    variants = [_normalized(patient, bare, shapes, "layer")]
-    layers = {layer.name: layer.module for layer in find_layers(patient.original)}
+    kinds = ["batch", "layer"] if _samples(patient.original, bare, shapes) else ["layer"]
+    return [_normalized(patient, bare, shapes, kind) for kind in kinds]
+
+
+def with_batch_norm(model: nn.Module, patient: Patient) -> nn.Module | None:
+    """Put batch normalization behind the hidden layers of a treated model that have none; None where it cannot be."""
+    bare = list(dict.fromkeys(spec.layer for spec in patient.before.hidden if spec.norm == "none"))
+    shapes = {name: one.output for name, one in patient.shapes().items()}
+    return _insert(model, bare, shapes, "batch") if _samples(model, bare, shapes) else None
+
+
+def _samples(model: nn.Module, bare: list[str], shapes: dict[str, tuple[int, ...]]) -> bool:
+    """Tell whether the first dimension of every output counts samples, and the last or the second counts units."""
+    layers = {layer.name: layer.module for layer in find_layers(model)}
     sequences = any(isinstance(layers[name], nn.Linear) and len(shapes[name]) != 2 for name in bare)
-    if not sequences and all(shapes[name][0] > 1 for name in bare):
-        variants.insert(0, _normalized(patient, bare, shapes, "batch"))
-    return variants
+    return not sequences and all(shapes[name][0] > 1 for name in bare)
 
 
 def _normalized(patient: Patient, bare: list[str], shapes: dict[str, tuple[int, ...]], kind: str) -> Treatment:
-    twin = patient.copy()
+    twin = _insert(patient.copy(), bare, shapes, kind)
+    return Treatment(f"{kind} normalization behind {len(bare)} layers", twin, variant=kind)
+
+
+def _insert(twin: nn.Module, bare: list[str], shapes: dict[str, tuple[int, ...]], kind: str) -> nn.Module:
     for name in bare:
         layer = twin.get_submodule(name)
         weight = next(layer.parameters())
         norm = _norm(kind, layer, shapes[name]).to(weight.device, weight.dtype).train(layer.training)
         twin.set_submodule(name, nn.Sequential(layer, norm))
-    return Treatment(f"{kind} normalization behind {len(bare)} layers", twin, variant=kind)
+    return twin
 
 
 def _norm(kind: str, layer: nn.Module, shape: tuple[int, ...]) -> nn.Module:

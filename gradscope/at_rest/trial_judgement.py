@@ -57,7 +57,7 @@ class Judge:
             Exception: what the treated copy raises.
         """
         patient = self.patient
-        predicted = foretell(given.model, patient) if given.loss_scale == 1.0 else {}
+        predicted = foretell(given, patient)
         profile = measure(copy_model(given.model, "trial"), patient.x, patient.y, patient.loss_fn, given.loss_scale)
         later = loss_after(patient, given, self.steps)
         return Tried(code, given, profile, predicted, self._recovered(profile, later), later)
