@@ -64,9 +64,9 @@ def _codes(logs: NDArray[np.float64]) -> NDArray[np.int8]:
     """Return the code of the mark of every row: of the zeros, infinities and NaN among its logarithms."""
     with np.errstate(over="ignore"):
         codes = mk.classify(np.where(np.isneginf(logs), 0.0, np.where(np.isfinite(logs), 1.0, logs)), log=True)
-    worst = (mk.NAN.code, mk.INFINITE.code, mk.ZERO.code)
     found = np.zeros(len(logs), dtype=np.int8)
-    for code in worst:
+    # What comes after a zero or an infinity is undefined: these say more.
+    for code in (mk.NAN.code, mk.INFINITE.code, mk.ZERO.code):
         found[(codes == code).any(axis=1)] = code
     return found
 

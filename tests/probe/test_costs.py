@@ -75,6 +75,16 @@ def counts(depth: int, folder: Path, every: int, step: int, metrics: Any) -> tup
     return found
 
 
+def test_along_a_plain_chain_the_factors_of_activation_gains_cost_no_reading(tmp_path: Path) -> None:
+    backward = [name for name, one in gs.metrics.registered().items() if one.spec.group == "backward"]
+    without = [name for name in backward if name not in ("phi_gain", "norm_gain", "join_gain", "join_share")]
+    split, hooks = counts(8, tmp_path / "split", every=1, step=3, metrics=backward)
+    plain, fewer = counts(8, tmp_path / "plain", every=1, step=3, metrics=without)
+    assert hooks == fewer
+    for name in ("add", "note", "on_gradient", "on_total"):
+        assert split[name] == plain[name] > 0
+
+
 @selections
 def test_an_unrecorded_step_makes_as_few_calls_in_a_deep_model_as_in_a_shallow(metrics: Any, tmp_path: Path) -> None:
     shallow, hooks = counts(3, tmp_path / "shallow", every=10, step=5, metrics=metrics)
