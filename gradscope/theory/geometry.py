@@ -14,7 +14,7 @@ from gradscope.errors import InvalidValueError
 from gradscope.theory.expectations import standard_normal
 from gradscope.theory.flow import Back, Box, Gain, Unpool, along_axes
 from gradscope.theory.functions import Activation
-from gradscope.theory.signal import Response, Signal
+from gradscope.theory.signal import Response, Signal, weight_noise
 from gradscope.theory.stages import Convolution, Pool, Stage
 
 Array = NDArray[np.float64]
@@ -41,7 +41,7 @@ def convolve(signal: Signal, stage: Stage) -> tuple[Signal, Back]:
     part = stage.weight_var * float(np.mean(averaged))
     level = float(np.mean(q))
     alike = tuple((one * part + stage.bias_var) / level if level > 0 else math.nan for one in signal.alike)
-    noise = 0.0 if stage.orthogonal or not signal.width else 2.0 / signal.width
+    noise = weight_noise(signal, signal.width, orthogonal=stage.orthogonal)
     passed = replace(signal, q=q, alike=alike, mean=0.0, normal=True, width=stage.fan_out)
     return passed, Box(stage.weight_var, filters, noise)
 

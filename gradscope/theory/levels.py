@@ -112,6 +112,9 @@ def _noise(passages: Sequence[Passage]) -> Array:
             weight_var=after.stage.weight_var / (1.0 - one.stage.dropout),
             next_q=after.signal.level,
             orthogonal=after.stage.orthogonal,
+            c=one.signal.alike[0],
+            samples=one.signal.samples,
+            rank=one.signal.rank,
         )
         for one, after in itertools.pairwise(passages)
     ]

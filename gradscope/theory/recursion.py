@@ -14,7 +14,7 @@ from gradscope.theory.flow import Back, Dense, Gain, Join, Mark
 from gradscope.theory.functions import activation_of
 from gradscope.theory.geometry import convolve, leaked, pool
 from gradscope.theory.levels import Passage, describe
-from gradscope.theory.signal import Signal, activate, add, drop, normalize
+from gradscope.theory.signal import Signal, activate, add, drop, normalize, weight_noise
 from gradscope.theory.stages import Level, Residual, Stage, Start
 
 Array = NDArray[np.float64]
@@ -54,7 +54,12 @@ def propagate(network: Network, start: Start | None = None) -> tuple[Level, ...]
     """
     start = start or Start()
     walk = _Walk()
-    signal = Signal(_begin(network, start.q), (float(start.c), *start.neighbours))
+    if start.samples < 1 or not 1.0 <= start.rank <= start.samples:
+        raise InvalidValueError(
+            f"rank of the start is between 1 and its samples, not {start.rank:.6g} of {start.samples}"
+        )
+    alike = (float(start.c), *start.neighbours)
+    signal = Signal(_begin(network, start.q), alike, samples=start.samples, rank=start.rank)
     walk.run(network, signal, first=True)
     if not walk.passages:
         raise InvalidValueError("a network for theory needs at least one stage")
@@ -112,7 +117,7 @@ class _Walk:
             self.tape.append(back)
             return signal
         inputs = signal.width * max(signal.q.size, 1)
-        noise = 0.0 if stage.orthogonal or not inputs else 2.0 / inputs
+        noise = weight_noise(signal, inputs, orthogonal=stage.orthogonal)
         self.tape.append(Dense(stage.weight_var, signal.q.shape, noise))
         q = stage.weight_var * signal.level + stage.bias_var
         alike = signal.alike[0] * signal.level * stage.weight_var + stage.bias_var

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gradscope.theory.expectations import moments
+from gradscope.theory.expectations import moments, pair_moment
 from gradscope.theory.functions import Activation
 
 Array = NDArray[np.float64]
@@ -17,7 +18,7 @@ _STEP = 1e-3
 
 @dataclass(frozen=True)
 class Link:
-    """One layer of a chain: variance `q` of its output, what follows it, its width, and the weights of the next."""
+    """One layer of a chain: variance `q` of its output, what follows it, its width, the next weights, and the batch."""
 
     q: float
     activation: Activation
@@ -25,6 +26,9 @@ class Link:
     weight_var: float
     next_q: float
     orthogonal: bool
+    c: float = math.nan
+    samples: int = 1
+    rank: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -86,5 +90,17 @@ def _terms(link: Link) -> tuple[float, float, float, float, float, float]:
     if link.orthogonal:
         noise, common, own = noise - 2.0 * carry**2, common - 2.0 * carry * bend, -2.0 * bend**2
     kappa = 3.0 * float(found.slope_fourth[0]) / slope**2 - (3.0 if link.orthogonal else 1.0)
-    noise, common, own, kappa = (one / link.width for one in (max(noise, 0.0), common, own, kappa))
+    left = _left(link, float(found.fourth[0]), square) / link.width
+    noise, common, own, kappa = left * max(noise, 0.0), left * common, left * own, kappa / link.width
     return (carry, bend, own, noise, common, kappa)
+
+
+def _left(link: Link, fourth: float, square: float) -> float:
+    """Return the part of the noise of q that a mean over the samples of a batch leaves: their correlation of phi^2."""
+    if link.samples == 1 or math.isnan(link.c) or fourth <= square**2:
+        return 1.0
+    phi = link.activation
+    squared = Activation(f"{phi.name} squared", lambda u: phi.phi(u) ** 2, phi.slope, phi.kinks)
+    both = pair_moment(squared, link.q, float(np.clip(link.c, -1.0, 1.0)), slope=False)
+    alike = (both - square**2) / (fourth - square**2)
+    return 1.0 / link.samples + (1.0 - 1.0 / link.samples) * float(np.clip(alike, 0.0, 1.0))

@@ -28,6 +28,8 @@ class Signal:
         mean: Mean over units of a sample.
         normal: Whether units are normally distributed.
         width: Units or channels; 0 is infinitely many.
+        samples: Samples of the batch.
+        rank: Of their gradients; see `Start`.
         notes: What was assumed so far.
         blocked: Why nothing more can be said of q.
     """
@@ -37,6 +39,8 @@ class Signal:
     mean: float = 0.0
     normal: bool = True
     width: int = 0
+    samples: int = 1
+    rank: float = 1.0
     notes: tuple[str, ...] = ()
     blocked: str = ""
 
@@ -77,12 +81,11 @@ def activate(signal: Signal, phi: Activation) -> Response:
         slope, fourth = fixed.slope_square, fixed.slope_fourth
     with np.errstate(invalid="ignore", divide="ignore"):
         ratio = float(np.mean(fourth)) / float(np.mean(slope)) ** 2 if np.mean(slope) > 0 else 1.0
-    noise = 3.0 * (ratio - 1.0) / signal.width if signal.width else 0.0
-    shared = _shared(signal, phi) / signal.width if signal.width and signal.q.ndim else 0.0
+    own, shared = _noise(signal, phi, ratio - 1.0)
     level = float(np.mean(square))
     alike = tuple(_pair(phi, signal.level, one) / level if level > 0 else math.nan for one in signal.alike)
     behind = replace(signal, q=square, alike=alike, mean=float(np.mean(found.mean)), normal=False)
-    return Response(behind if signal.normal else behind.noted(NOT_NORMAL), slope, Gain(slope, noise, shared))
+    return Response(behind if signal.normal else behind.noted(NOT_NORMAL), slope, Gain(slope, own, shared))
 
 
 def normalize(signal: Signal, norm: str, eps: float) -> tuple[Signal, Back | None]:
@@ -104,7 +107,10 @@ def normalize(signal: Signal, norm: str, eps: float) -> tuple[Signal, Back | Non
         alike = (0.0, *alike[1:])
     q = np.maximum(signal.q - common, 0.0) * factor
     normalized = replace(signal, q=q, alike=alike, mean=0.0)
-    return normalized, Gain(np.full_like(signal.q, factor))
+    # The variance over N units scatters by 2 / N between samples; that over a batch averages out.
+    units = signal.width * max(signal.q.size, 1)
+    noise = 2.0 / (units * signal.rank) if norm == "layer" and units else 0.0
+    return normalized, Gain(np.full_like(signal.q, factor), shared=noise)
 
 
 def drop(signal: Signal, fraction: float) -> tuple[Signal, Back | None]:
@@ -138,12 +144,30 @@ def add(over: Signal, own: Signal, scale: float) -> Signal:
     return joined
 
 
-def _shared(signal: Signal, phi: Activation) -> float:
-    """Return the relative covariance of phi'^2 at two positions, which no averaging over positions takes away.
+def weight_noise(signal: Signal, width: int, *, orthogonal: bool) -> float:
+    """Return the relative variance that random weights in front of `width` units add to the energy of a gradient."""
+    return 0.0 if orthogonal or not width else 2.0 / (width * signal.rank)
 
-    Where nothing is known of their correlation they are taken to be the same.
+
+def _noise(signal: Signal, phi: Activation, spread: float) -> tuple[float, float]:
+    """Return the variance that an activation adds per spatial mode, and in common to all positions.
+
+    `spread` is E phi'^4 / (E phi'^2)^2 - 1. Over several samples or positions only what phi'^2 has in common at two
+    of them is left; the factor 1 + 2 / rank is that of normally distributed gradients.
     """
-    known = [one for one in signal.alike[::-1] if not math.isnan(one)]
+    if not signal.width:
+        return 0.0, 0.0
+    more = 1.0 + 2.0 / signal.rank
+    if signal.q.ndim:
+        return spread * more / signal.width, _in_common(signal, phi, signal.alike[-1]) / signal.width
+    part = 1.0 / signal.samples
+    rest = _in_common(signal, phi, signal.alike[0]) if signal.samples > 1 else 0.0
+    return (part * spread + (1.0 - part) * rest) * more / signal.width, 0.0
+
+
+def _in_common(signal: Signal, phi: Activation, alike: float) -> float:
+    """Return the relative covariance of phi'^2 at two places, the same place where their correlation is not known."""
+    known = [one for one in (alike, signal.alike[0]) if not math.isnan(one)]
     c = float(np.clip(known[0], -1.0, 1.0)) if known else 1.0
     q = 1.0 if phi.sides is not None else signal.level
     squared = Activation(f"{phi.name} slope", lambda u: phi.slope(u) ** 2, phi.slope, phi.kinks)

@@ -127,11 +127,16 @@ class Start:
             it does not matter (it does for batch norm, and for the spread between samples).
         neighbours: Correlation <z_p z_p'> / q of different positions within one pooling window, for every pooling to
             come; where missing, what follows a pooling is not predicted.
+        samples: Samples of the batch whose gradients are taken together; more of them scatter less.
+        rank: (tr K)^2 / tr K^2 of the products K between the samples' gradients at the last stage: 1 where they are
+            all parallel, `samples` where they are orthogonal; about one less than there are classes for a classifier.
     """
 
     q: float | NDArray[np.float64] = 1.0
     c: float = float("nan")
     neighbours: tuple[float, ...] = ()
+    samples: int = 1
+    rank: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -151,9 +156,9 @@ class Level:
         log_gradient: ln of |dL/dz_l| / |dL/dz_L|, root mean square over initializations; 0 for the last stage.
         log_weight_gradient: ln of |dL/dW_l| / |dL/dW_L|, for a batch of like samples; NaN for the first stage, whose
             input is not known.
-        log_var: Variance of ln(|dL/dz_l| / |dL/dz_L|) between initializations at the given widths, for one sample: the
-            sum of kappa / 4N and, on a chain of dense layers, what noise of q adds; 0 for infinite width. A lower
-            bound where normalization or skips take part; a batch of different samples scatters less.
+        log_var: Variance of ln(|dL/dz_l| / |dL/dz_L|) between initializations at the given widths: the sum of
+            kappa / 4N (less for a batch of different samples) and, on a chain of dense layers, what noise of q adds; 0
+            for infinite width. A lower bound where batch norm or skips take part.
         typical: log_gradient less the sum of kappa / 4N: the mean of the logarithm, which a single network shows.
         low: Lower end of the 95 % band of a single network: typical - 1.96 sqrt(log_var).
         high: Its upper end.
