@@ -11,8 +11,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from gradscope.checks import rule
-from gradscope.checks.finding import Severity
+from gradscope.checks.finding import NotApplicable, Severity
 from gradscope.checks.head import Head, head_of
+from gradscope.checks.recent import relative_change
 from gradscope.runs import Run
 
 Verdict = Literal["learning", "stalled", "diverged", "unknown"]
@@ -74,14 +75,10 @@ def course(run: Run) -> Course:
 
 def movement(run: Run) -> float:
     """Return the sum over all steps of the largest u = update_ratio * sqrt(fan_in) of a step; NaN if not recorded."""
-    if "update_ratio" not in run.metrics:
+    frame = relative_change(run)
+    if isinstance(frame, NotApplicable):
         return math.nan
-    frame = run.frame("update_ratio")
-    frame = frame.loc[~frame.index.isin(run.skipped())]
-    if frame.empty:
-        return math.nan
-    roots = {one.depth: math.sqrt(max(one.fan_in, 1)) for one in run.specs}
-    largest = (frame * pd.Series(roots).reindex(frame.columns)).max(axis=1)
+    largest = frame.max(axis=1)
     apart = np.diff(np.append(frame.index.to_numpy(np.float64), frame.index[-1] + run.every))
     return float(np.nansum(largest.to_numpy(np.float64) * apart))
 

@@ -41,14 +41,17 @@ def exploding(run: Run) -> list[Finding] | NotApplicable:
     error that does not fall does not. All of these are ratios within one run: scale of the loss, width and batch
     do not matter.
 
+    In a net of two or three hidden layers, which have no interval, more than 1.5 decades count.
+
     Severity: critical where the total is above 70, else warning; note where the training makes progress all the same,
-    or where it held at the first recorded step and no longer at the last.
+    where it held at the first recorded step and no longer at the last, or where it is too early to tell and the total
+    is below 10^1.5: the highest layer then takes part after 1,000 steps at most (`rule`).
     """
     return examine(_TREND, run)
 
 
 def _holds(seen: Passage, start: Passage | None) -> bool:
-    if seen.blocked or not seen.decay.low > 1.0:
+    if seen.blocked or not seen.grows:
         return False
     return seen.decay.decades - _fallen(seen, start) > 1.0
 

@@ -9,7 +9,7 @@ import pandas as pd
 from gradscope.checks import rule
 from gradscope.checks.course import Course, course
 from gradscope.checks.finding import Finding, NotApplicable
-from gradscope.checks.recent import by_depth, early, hidden, last_steps, late, seen
+from gradscope.checks.recent import by_depth, early, hidden, last_steps, late, of_depths, seen
 from gradscope.runs import Run
 
 CODE = "forward-collapse"
@@ -28,6 +28,8 @@ def forward_collapse(run: Run) -> list[Finding] | NotApplicable:
     tell, at most of the last recorded steps or, without progress, of the first. A ratio: neither width nor batch size
     nor loss scale matters.
 
+    Not applicable where batch normalization follows: it takes away what samples have in common.
+
     Severity: critical at 100 times that number of steps, else warning; note where the training makes progress.
     """
     above, below = seen(run, "sample_spread"), seen(run, "output_rms")
@@ -37,6 +39,8 @@ def forward_collapse(run: Run) -> list[Finding] | NotApplicable:
     layers = hidden(run)
     if not layers:
         return NotApplicable("no hidden layer")
+    if of_depths(run, layers[-1:])[0].norm == "batch":
+        return NotApplicable("batch normalization after the last hidden layer takes away what samples have in common")
     spread = _relative(above, below).reindex(columns=list(layers))  # type: ignore[arg-type]
     spread = spread.dropna(how="all")
     if spread.empty or spread[layers[-1]].isna().all():

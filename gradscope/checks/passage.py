@@ -13,7 +13,7 @@ import pandas as pd
 
 from gradscope.checks.finding import NotApplicable
 from gradscope.checks.recent import by_depth
-from gradscope.checks.rule import RECENT
+from gradscope.checks.rule import FAR, RECENT
 from gradscope.errors import UnknownNameError
 from gradscope.runs import Decay, Run
 from gradscope.runs.decay import LEAST
@@ -67,6 +67,16 @@ class Passage:
     entry: float = math.nan
 
     @property
+    def falls(self) -> bool:
+        """Tell whether it certainly shrinks: by the interval, or in a shallow net by more than chance could do."""
+        return self.decay.high < 1.0 or (math.isnan(self.decay.high) and self.decay.decades < -FAR)
+
+    @property
+    def grows(self) -> bool:
+        """Tell whether it certainly grows; see `falls`."""
+        return self.decay.low > 1.0 or (math.isnan(self.decay.low) and self.decay.decades > FAR)
+
+    @property
     def silent(self) -> bool:
         """Tell whether every layer receives an exact zero."""
         return self.blocked and self.last is None
@@ -93,12 +103,12 @@ def passage(run: Run, step: int) -> Passage | NotApplicable:
         lowest = trunk[int(np.flatnonzero(values)[0])]
         last = Last(lowest, float(profile[lowest]), _weight_rms(run, step, lowest))
         return Passage(step, decay, hidden, blocked=True, last=last)
-    if len(hidden) <= LEAST:
+    if len(hidden) <= LEAST and not abs(decay.decades) > FAR:
         return NotApplicable(
             f"too shallow: an interval needs at least {LEAST + 1} hidden layers in a chain, "
             f"this network has {len(hidden)}"
         )
-    if math.isnan(decay.low):
+    if math.isnan(decay.low) and len(hidden) > LEAST:
         which = "some layers" if values.any() else "every layer"
         return NotApplicable(f"the output gradient is exactly zero in {which} of the trunk at step {step}")
     return Passage(step, decay, hidden, blocked=False, entry=float(profile[hidden[-1]]))

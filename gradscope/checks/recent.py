@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
@@ -23,6 +24,15 @@ def seen(run: Run, metric: str) -> pd.DataFrame | NotApplicable:
     if frame.empty:
         return NotApplicable(f"the metric {metric} has no value at any step that the optimizer took")
     return frame
+
+
+def relative_change(run: Run) -> pd.DataFrame | NotApplicable:
+    """Return u = update_ratio sqrt(fan_in) by step and depth: the most by which a step can change a layer's output."""
+    frame = seen(run, "update_ratio")
+    if isinstance(frame, NotApplicable):
+        return frame
+    roots = pd.Series({one.depth: math.sqrt(max(one.fan_in, 1)) for one in run.specs})
+    return frame * roots.reindex(frame.columns)
 
 
 def late(frame: pd.DataFrame) -> pd.Series[float]:

@@ -39,6 +39,12 @@ is how many steps gradient descent needs to tell samples apart when its rate is 
 part. Sigmoid, Xavier, width 64: kappa = 330 with three hidden layers, which learns in 300 steps; 7,700 with four, which
 does not. The verdict: kappa above the steps taken; above `REACH` = 1,000 where it is too early to tell.
 
+**Passage.** A layer's part of the tangent kernel goes with |dL/dz_l|^2. Where the error signal changes by D decades
+from one end to the other, one end takes part 10^(2 |D|) times as slowly: more than `REACH` = 1,000 steps beyond 1.5
+decades. An optimizer that divides by the size of the gradient (Adam) makes up for a gradient that vanishes: where the
+updates of the two ends are within 1.5 decades of each other, and not too slow, both take part. Where the training makes no progress one
+decade is enough to be named, if its interval excludes 1.
+
 **Movement.** An update of relative size r = rms(Delta W)/rms(W) changes the output of a layer relatively by at most
 u = r sqrt(fan_in): updates are aligned with their input, random weights are not (Yang and Hu 2021; Yang, Simon and
 Bernstein 2023). So u does not depend on the width. Learning needs a sum of u of about 1 in some layer; one step of
@@ -71,6 +77,8 @@ SLOWEST = 1e-4
 HALF = 0.5
 DEAD = HALF + 1.645 / (2.0 * math.sqrt(16.0))
 WORSE = 100.0
+FAR = math.log10(REACH) / 2.0
+"""Decades of the error signal, 1.5, by which a layer falls behind by a factor of `REACH` in the tangent kernel."""
 
 
 def nats(classes: int) -> float:

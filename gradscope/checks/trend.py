@@ -20,9 +20,12 @@ from gradscope.checks.passage import (
     split,
     unwatched,
 )
+from gradscope.checks.recent import late, relative_change
+from gradscope.checks.rule import FAR, SLOWEST
 from gradscope.checks.wording import duration, left_out, not_blamed, numbers, observed
 from gradscope.runs import Run
 
+HOMOGENEOUS = ("relu", "leaky_relu", "identity")
 SILENT = "no error signal reaches any layer"
 
 
@@ -102,7 +105,7 @@ def _finding(
     return Finding(
         code=trend.code,
         title=SILENT if seen.silent else trend.title,
-        severity=_severity(trend, seen, lasting, going),
+        severity=_severity(trend, run, seen, lasting, going),
         layers=seen.path,
         steps=_steps(early, late, since),
         evidence=numbers(seen, share),
@@ -114,13 +117,30 @@ def _finding(
     )
 
 
-def _severity(trend: Trend, seen: Passage, lasting: bool, going: Course) -> Severity:
+def _severity(trend: Trend, run: Run, seen: Passage, lasting: bool, going: Course) -> Severity:
     """What is over weighs only where the training has come to nothing since."""
     if not lasting and going.verdict not in ("stalled", "diverged"):
         return "note"
     if seen.blocked and not seen.silent:
         return "critical"  # a layer that receives an exact zero learns nothing, whatever the others do
+    if going.verdict == "unknown" and not seen.blocked and _takes_part(run, seen):
+        return "note"
     return going.judge("critical" if trend.severe(seen) else "warning")
+
+
+def _takes_part(run: Run, seen: Passage) -> bool:
+    """Tell whether the end that is left behind learns all the same, within `REACH` steps.
+
+    Where phi(c u) = c phi(u), weight gradients are equal in all layers though the error signal vanishes (Du et al.
+    2018): there, equal updates excuse nothing.
+    """
+    if abs(seen.decay.decades) < FAR:
+        return True
+    frame = relative_change(run)
+    if isinstance(frame, NotApplicable) or seen.grows or activation_of(run, seen.path) in HOMOGENEOUS:
+        return False
+    moves = late(frame).reindex([seen.path[0], seen.path[-1]])
+    return bool(moves.min() > SLOWEST and moves.max() < 10.0**FAR * moves.min())
 
 
 def _steps(early: Passage | None, late: Passage | None, since: int) -> tuple[int, ...]:

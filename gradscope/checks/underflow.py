@@ -22,11 +22,12 @@ _SOURCE = "IEEE 754 binary16: smallest normal number 2^-14, smallest subnormal 2
 def underflow(run: Run) -> list[Finding] | NotApplicable:
     """Find error signals that half precision has rounded to zero.
 
-    In a network of float16, or one whose loss is scaled for it, entries that underflow are zeros already. It holds where
-    more than half of the entries of a layer's output gradient are exactly zero at most of the last recorded steps, and
-    the activation function leaves no zeros of its own (all but relu and its kind), or the entries that are left have,
-    in float16 without a loss scale, a root mean square below the smallest normal number, 2^-14. The same holds where
-    more than half of the entries are at most 2^-25 (fp16_underflow_fraction), which the next product rounds to zero.
+    In a network of float16, or one whose loss is scaled for it, entries that underflow are zeros already. It holds
+    where more than half of the entries of a layer's output gradient are exactly zero at most of the last recorded
+    steps, and the activation function leaves no zeros of its own (all but relu and its kind), or the entries that are
+    left have, in float16 without a loss scale, a root mean square below the smallest normal number, 2^-14. The same
+    holds where more than half of the entries are at most 2^-25 (fp16_underflow_fraction), which the next product rounds
+    to zero.
 
     Not applicable in float32, float64 and bfloat16, which has the exponents of float32: there nothing is lost, and how
     much float16 would lose is said.

@@ -9,9 +9,11 @@ import pandas as pd
 
 from gradscope.checks import rule
 from gradscope.checks.course import Course, course
+from gradscope.checks.exploding import exploding
 from gradscope.checks.finding import Finding, NotApplicable, Severity
-from gradscope.checks.passage import METRIC, Passage, first_and_last
-from gradscope.checks.recent import by_depth, early, last_steps, late, seen
+from gradscope.checks.passage import METRIC
+from gradscope.checks.recent import by_depth, early, last_steps, late, relative_change, seen
+from gradscope.checks.vanishing import vanishing
 from gradscope.runs import Run
 
 CODE = "update-ratio"
@@ -36,11 +38,10 @@ def update_ratio(run: Run) -> list[Finding] | NotApplicable:
     that: note. Else critical for updates that are too large in a training without progress, and for those that are
     too small by two decades more; else warning. Note where the training makes progress.
     """
-    frame = seen(run, "update_ratio")
+    frame, moves = seen(run, "update_ratio"), relative_change(run)
     if isinstance(frame, NotApplicable):
         return frame
-    roots = pd.Series({one.depth: math.sqrt(max(one.fan_in, 1)) for one in run.specs})
-    moves = frame * roots.reindex(frame.columns)
+    assert not isinstance(moves, NotApplicable)
     going, first, last = course(run), early(moves), late(moves)
     if going.verdict in ("stalled", "diverged"):
         first = moves.head(rule.RECENT).max()
@@ -66,15 +67,15 @@ def _slow(run: Run, part: float) -> Severity:
 
 
 def _explained(run: Run) -> bool:
-    """Tell whether the gradient itself is to blame: out of proportion at the first step, or exactly zero somewhere."""
-    ends = first_and_last(run)
-    if isinstance(ends, NotApplicable):
+    """Tell whether the gradient itself is to blame: it vanishes or explodes from the start, or is exactly zero."""
+    signal = seen(run, METRIC)
+    if isinstance(signal, NotApplicable):
         return False
-    start = ends[0]
-    if isinstance(start, Passage) and (start.blocked or abs(start.decay.decades) > 1.0):
+    if bool((signal.iloc[0] == 0.0).any()):
         return True
-    zeros = run.frame(METRIC).iloc[:1]
-    return bool((zeros == 0.0).any(axis=None))
+    first = int(signal.index[0])
+    others = [one for one in (vanishing(run), exploding(run)) if isinstance(one, list)]
+    return any(first in finding.steps for found in others for finding in found)
 
 
 def _too_large(

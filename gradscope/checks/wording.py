@@ -22,10 +22,10 @@ def observed(seen: Passage, activation: str, share: Split) -> str:
             f"although the head receives a gradient. {_ending(seen.last)}"
         )
     decay = seen.decay
+    interval = f" (95 % interval {decay.low:.3g} to {decay.high:.3g})" if math.isfinite(decay.low) else ""
     text = (
         f"On its way from layer {top} to layer {bottom} the output gradient is multiplied by "
-        f"{decay.rate:.3g} per layer (95 % interval {decay.low:.3g} to {decay.high:.3g}), "
-        f"in total by {_factor(seen.decades)}."
+        f"{decay.rate:.3g} per layer{interval}, in total by {_factor(seen.decades)}."
     )
     if math.isnan(share.weights + share.activations + share.paths):
         return text
