@@ -6,7 +6,7 @@ Six forms are statistics, taken once for all metrics and handed over as arrays w
 * ``output_moments``: count, sum, sum of squares, sum of squared deviations of all entries, exact (``Moments``);
 * ``output_grad_squares``: count and sum of squares of all entries, exact (``Squares``);
 * ``output_grad_zeros``: share of exact zeros in an odd-stride sample of at least 16,384 entries (all entries of a
-  smaller tensor);
+  smaller tensor, and of any that compiled code reads);
 * ``output_grad_small``: share of small entries in that sample: of ``slope``, |x| strictly below 1 % of the greatest
   slope, zeros included; of any other signal 0 < |x| <= 2^-25, what half precision rounds to zero;
 * ``slope_power``: mean square of that sample;

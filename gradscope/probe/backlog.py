@@ -35,6 +35,8 @@ from gradscope.runs import Writer
 
 # What may wait: rows, shapes of tensors, and the time since the last rows were made.
 PATIENT_ROWS, PATIENT_PILES, PATIENT_SECONDS = 8192, 512, 0.9
+# A histogram is five hundred numbers.
+PATIENT_HISTOGRAMS = 512
 Fault = Callable[[int, str, str, Exception], None]
 Look = Callable[[NDArray[np.int64], Array, Mask], None]
 
@@ -87,6 +89,7 @@ class Backlog:
         self._targets: Targets = {}
         self._rows = 0
         self._settled = time.monotonic()
+        self._most = PATIENT_HISTOGRAMS if plan.histograms else PATIENT_ROWS
 
     def values(self, found: Sequence[Value], numbers: Array, row: int) -> dict[tuple[int, int], float]:
         """Combine the values that metrics took of a call's tensors, by row and column."""
@@ -116,7 +119,7 @@ class Backlog:
         late = time.monotonic() - self._settled > PATIENT_SECONDS
         if sharded.exist:
             self.settle(sharded)
-        elif late or self._rows > PATIENT_ROWS or len(self.tally) > PATIENT_PILES or not self.tally.is_on_host:
+        elif late or self._rows > self._most or len(self.tally) > PATIENT_PILES or not self.tally.is_on_host:
             self.settle()
 
     def _note(self, row: int, readings: Iterable[Reading]) -> None:

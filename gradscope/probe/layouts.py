@@ -48,6 +48,8 @@ class Reducer:
         sampled: Entries of a sample of one.
         samples: What a unit is seen on in one: samples times positions.
         step: Every how many units one is sampled.
+        stride: Every how many entries one is sampled.
+        has_samples: Whether a tensor holds several samples, one below the other.
     """
 
     def __init__(self, layout: Layout, tensor: Tensor) -> None:
@@ -67,13 +69,13 @@ class Reducer:
         shape = tuple(tensor.shape) + ((2,) if tensor.is_complex() else ())
         self._unit_dim = self._layout.unit_dim - tensor.is_complex()
         self.entries = tensor.numel() * (2 if tensor.is_complex() else 1)
-        self._stride = statistics.odd_stride(self.entries, shape[-1] if shape else 1)
-        self.sampled = -(-self.entries // self._stride)
+        self.stride = statistics.odd_stride(self.entries, shape[-1] if shape else 1)
+        self.sampled = -(-self.entries // self.stride)
         dim = len(shape) + self._unit_dim
         units = shape[dim] if dim >= 0 else 1
         self.samples = self.entries // max(units, 1)
         self.step = statistics.unit_step(units, self.samples)
-        self._has_samples = dim > 0 and bool(shape) and shape[0] > 1 and self.entries > 0
+        self.has_samples = dim > 0 and bool(shape) and shape[0] > 1 and self.entries > 0
         self._units = (*(slice(None) for _ in range(dim + 1)), slice(None, None, self.step)) if dim >= 0 else ()
         self._others = tuple(one + 1 for one in range(len(shape)) if one != dim)
 
@@ -83,7 +85,7 @@ class Reducer:
         if not self.entries:
             return table
         rows = flat_rows(stacked)
-        piece = rows[:, :: self._stride].contiguous() if self._stride > 1 and self._takes_sample else rows
+        piece = rows[:, :: self.stride].contiguous() if self.stride > 1 and self._takes_sample else rows
         at = 0
         for signal, wanted in self._signals.items():
             if self._phi is not None and signal == "slope" and self._phi.name == "relu":
@@ -123,7 +125,7 @@ class Reducer:
         return at
 
     def _spread(self, table: Array, at: int, stacked: Tensor) -> None:
-        if self._has_samples:
+        if self.has_samples:
             blocks = self._blocks(stacked)
             weight = blocks.shape[1] * blocks.shape[2]
             table[:, at], table[:, at + 1] = weight, weight * statistics.spread(as_array(blocks))
@@ -142,7 +144,7 @@ class Reducer:
         """Statistics of a single tensor; what `host_table` gives, with fewer calls."""
         row: list[float] = []
         vector = flat_rows(tensor[None])[0]
-        piece = vector[:: self._stride].contiguous() if self._stride > 1 and self._takes_sample else vector
+        piece = vector[:: self.stride].contiguous() if self.stride > 1 and self._takes_sample else vector
         for signal, wanted in self._signals.items():
             self._add_signal(row, signal, wanted, tensor, vector, piece)
         return row
@@ -192,7 +194,7 @@ class Reducer:
     def device_table(self, stacked: Tensor) -> Tensor:
         """The same on a device."""
         rows = flat_rows(stacked)
-        piece = rows[:, :: self._stride]
+        piece = rows[:, :: self.stride]
         found: list[Tensor] = []
         for signal, one in self.columns:
             if one in _OF_SAMPLE:
@@ -217,7 +219,7 @@ class Reducer:
         return [torch.full_like(number, float(part.shape[1])), number]
 
     def _device_spread(self, stacked: Tensor) -> list[Tensor]:
-        if not self._has_samples:
+        if not self.has_samples:
             nothing = torch.zeros(len(stacked), dtype=torch.float64, device=stacked.device)
             return [nothing, nothing]
         blocks = self._blocks(stacked)
@@ -226,7 +228,7 @@ class Reducer:
 
     def bins(self, stacked: Tensor, signal: str) -> Tensor:
         """Histograms of samples by exponent, shape (k, bins)."""
-        return bin_counts(self._derive(flat_rows(stacked)[:, :: self._stride], signal).contiguous())
+        return bin_counts(self._derive(flat_rows(stacked)[:, :: self.stride], signal).contiguous())
 
     def shares(self, stacked: Tensor) -> Tensor:
         """Share of zero slopes by sampled unit, shape (k, units), float64."""
@@ -243,7 +245,7 @@ class Reducer:
         A few samples show of nearly all units that they are not; only the others are looked at further.
         """
         chosen = tensor[None][self._units]
-        if not self._has_samples:
+        if not self.has_samples:
             return self._all_flat(chosen).double()
         positions = max(self.samples // chosen.shape[1], 1)
         rows = -(-CLEARLY_ACTIVE // positions)

@@ -18,9 +18,11 @@ from torch import Tensor
 from gradscope.probe import on_device, reduce, statistics
 from gradscope.probe.functions import Phi
 from gradscope.probe.layouts import Layout, Reducer, as_array, flat_rows, real
+from gradscope.probe.passes import fits, make_pass
 from gradscope.probe.reduce import Tape
 
 SMALL = 16_384
+EXACT = (torch.float32, torch.float64)
 PHI = "phi"
 # Statistics that a sample shows as well, and those that take all entries.
 SAMPLED = ("zeros", "small", "power")
@@ -49,7 +51,6 @@ class Pile:
         layout: What is taken of them.
         reducer: How it is taken.
         on_host: Whether they lie on the host.
-        size: Tensors added since the last clearing.
         tables: Their statistics, shape (k, numbers), in order.
         bins: Their histograms by signal.
         shares: Share of zero slopes by unit.
@@ -59,7 +60,9 @@ class Pile:
         self.layout = layout
         self.reducer = Reducer(layout, tensor)
         self.on_host = reduce.on_host(tensor)
-        self._waits = tensor.numel() <= SMALL and tensor.layout is torch.strided
+        self._pass = make_pass(layout, self.reducer, tensor)
+        self._is_exact = tensor.dtype in EXACT
+        self._waits = self._pass is None and tensor.numel() <= SMALL and tensor.layout is torch.strided
         fitting = PATIENT_BYTES // max(tensor.numel() * tensor.element_size(), 1)
         self._most = max(min(fitting, MOST_WAITING), 1)
         self._buffer = tensor.new_empty((0, *tensor.shape)) if self._waits else None
@@ -73,10 +76,22 @@ class Pile:
         """Forget everything."""
         self._filled = 0
         self._rows.clear()
-        self.size = 0
+        self._size = 0
+        if self._pass is not None:
+            self._pass.clear()
         self.tables: list[Array] = []
-        self.bins: dict[str, list[Array]] = {}
+        self.bins: dict[str, list[Any]] = {}
         self.shares: list[Array] = []
+
+    @property
+    def passes(self) -> bool:
+        """Whether compiled code reads the tensors as they come."""
+        return self._pass is not None
+
+    @property
+    def size(self) -> int:
+        """Tensors added since the last clearing."""
+        return self._size if self._pass is None else int(self._pass.size)
 
     def add(self, tensor: Tensor, tape: Tape, exact: bool = True) -> int:
         """Add a tensor and return its place.
@@ -89,8 +104,11 @@ class Pile:
             tape: Where numbers of a device go.
             exact: Whether the share of zero slopes by unit is wanted, or only whether it is all of them.
         """
-        place = self.size
-        self.size = place + 1
+        if self._pass is not None:
+            place: int = self._pass.add(tensor if self._is_exact else real(tensor), exact)
+            return place
+        place = self._size
+        self._size = place + 1
         if self._buffer is not None:
             if self._filled == len(self._slots):
                 self._make_room(tape)
@@ -129,16 +147,29 @@ class Pile:
         else:
             product = on_device.overlap(left, right)
             self._fetch(self.tables, torch.stack([torch.ones_like(product), product])[None], tape)
-        self.size += 1
-        return self.size - 1
+        self._size += 1
+        return self._size - 1
 
     def settle(self, tape: Tape) -> None:
         """Reduce everything that waits; numbers on a device go on the tape."""
+        if self._pass is not None:
+            self._take_passed(self._pass.taken())
+            return
         self.close_rows()
         if self._filled and self._buffer is not None:
             filled, self._filled = self._filled, 0
             with torch.no_grad():
                 self._reduce(real(self._buffer[:filled]), tape)
+
+    def _take_passed(self, taken: tuple[bytes, bytes, bytes]) -> None:
+        """Take over all rows of the pass: those that were taken over before are among them."""
+        if not self.size:
+            return
+        rows, shares, bins = taken
+        self.tables = [np.frombuffer(rows).reshape(self.size, -1)] if self.reducer.columns else []
+        self.shares = [np.frombuffer(shares).reshape(self.size, -1)] if self.reducer.wants_dead else []
+        counts = np.frombuffer(bins, np.uint32).reshape(self.size, -1)
+        self.bins = {signal: [counts] for signal in self.reducer.histograms}
 
     def close_rows(self) -> None:
         """Bring the statistics of single tensors into a table."""
@@ -219,7 +250,7 @@ class Tally:
             tape: Where numbers of a device go.
             only: Statistics to take of it, where it does not show all.
         """
-        key = (signals, tensor.shape, tensor.dtype, tensor.layout, unit_dim, tensor.is_cpu or tensor.device, only)
+        key = (signals, tensor.shape, tensor.dtype, tensor.layout, unit_dim, fits(tensor) or tensor.device, only)
         pile = self._piles.get(key)
         if pile is None:
             wanted = dict.fromkeys(one for signal in signals for one in self._wanted.get(signal, ()))
@@ -233,7 +264,7 @@ class Tally:
     def add_phi(self, phi: Phi, unit_dim: int, tape: Tape) -> tuple[Pile, int]:
         """Add the call of an activation function."""
         tensor = phi.saved
-        key = (phi.key, tensor.shape, tensor.dtype, unit_dim, tensor.is_cpu or tensor.device)
+        key = (phi.key, tensor.shape, tensor.dtype, unit_dim, fits(tensor) or tensor.device)
         pile = self._piles.get(key)
         if pile is None:
             wanted = tuple((one, self._wanted[one]) for one in ("activation", "slope") if one in self._wanted)

@@ -14,6 +14,7 @@ import pytest
 import gradscope
 
 ROOT = Path(__file__).parents[2]
+COMPILED = (".so", ".pyd")
 # The folders of the checkout that are installed, and the names they are installed under.
 FOLDERS = {"gradscope": ROOT / "gradscope", "gradscope.dashboards": ROOT / "dashboards"}
 
@@ -24,10 +25,10 @@ def project() -> dict[str, Any]:
 
 
 def files() -> Iterator[tuple[str, Path]]:
-    """Yield every file of the installed folders with the name of the folder above it, in dots."""
+    """Yield every file of the installed folders with the name of the folder above it, in dots; no compiled ones."""
     for name, folder in FOLDERS.items():
         for path in folder.rglob("*"):
-            if path.is_file() and "__pycache__" not in path.parts:
+            if path.is_file() and "__pycache__" not in path.parts and path.suffix not in COMPILED:
                 yield ".".join([name, *path.parent.relative_to(folder).parts]), path
 
 
@@ -63,3 +64,11 @@ def test_torch_is_capped(project: dict[str, Any]) -> None:
     torch = next(one for one in project["project"]["dependencies"] if one.startswith("torch>"))
     assert re.fullmatch(r"torch>=[\d.]+,<[\d.]+", torch)
     assert "torch" not in " ".join(project["build-system"]["requires"])
+
+
+def test_the_extension_is_optional_and_of_the_sources_there_are(project: dict[str, Any]) -> None:
+    [extension] = project["tool"]["setuptools"]["ext-modules"]
+    assert extension["optional"] is True
+    named = {*extension["sources"], *extension["depends"]}
+    assert named == {str(path.relative_to(ROOT)) for path in (ROOT / "native").iterdir()}
+    assert not [flag for flag in extension["extra-compile-args"] if flag.startswith("-march")]

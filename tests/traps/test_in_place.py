@@ -113,7 +113,8 @@ def test_in_place_on_the_input_of_a_layer(function: str, tmp_path: Path) -> None
             probe.step()
         runs.append(probe.run)
     for metric in ("output_grad_norm", "output_rms", "output_mean"):
-        np.testing.assert_array_equal(runs[0].frame(metric), runs[1].frame(metric), err_msg=metric)
+        rounding = ROUNDING[torch.float32]
+        np.testing.assert_allclose(runs[0].frame(metric), runs[1].frame(metric), rtol=rounding, err_msg=metric)
 
 
 def test_a_threshold_above_zero_is_no_relu(tmp_path: Path) -> None:

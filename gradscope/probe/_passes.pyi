@@ -1,0 +1,20 @@
+from torch import Tensor
+
+class Pass:
+    size: int
+    def __new__(
+        cls,
+        wide: bool,
+        phi: int,
+        entries: int,
+        stride: int,
+        codes: tuple[int, ...],
+        counts_dead: bool,
+        counts_bins: bool,
+        constants: tuple[float, float, float, float],
+        units: tuple[int, int, int, int],
+        samples: tuple[int, int, int],
+    ) -> Pass: ...
+    def add(self, tensor: Tensor, exact: bool, /) -> int: ...
+    def taken(self) -> tuple[bytes, bytes, bytes]: ...
+    def clear(self) -> None: ...

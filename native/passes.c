@@ -1,0 +1,402 @@
+/* Statistics of a tensor in one pass over its memory, while that lies in the cache.
+
+Optional: where no C compiler was at hand, gradscope.probe.statistics gives the same numbers with numpy. A float32 sum
+runs over blocks of 1024 entries in float32, these are added up in float64; a block whose sum of squares leaves the safe
+range of float32 is read again in float64. Counts are of all entries.
+*/
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#ifndef __GNUC__
+#error "vector extensions of GCC or Clang are needed; without this module numpy does the work"
+#endif
+
+#include "numbers.h"
+
+#define BINS 277
+#define LOWEST (-149)
+/* From so many entries on, other threads of Python run meanwhile. */
+#define RELEASE (1 << 18)
+#define CANCELLED 0.1
+
+#define NAMED(name) name##_plain
+#include "loops.h"
+#undef NAMED
+
+/* Not by target_clones: GCC splits wide vectors before it clones. */
+#if defined(__x86_64__) && !defined(__clang__)
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+#define NAMED(name) name##_avx2
+#include "loops.h"
+#undef NAMED
+#pragma GCC pop_options
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,prefer-vector-width=512")
+#define NAMED(name) name##_avx512
+#include "loops.h"
+#undef NAMED
+#pragma GCC pop_options
+#endif
+
+static const Loops *loops = &loops_plain;
+
+static const Loops *best_loops(void) {
+#if defined(__x86_64__) && !defined(__clang__)
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512vl"))
+        return &loops_avx512;
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return &loops_avx2;
+#endif
+    return &loops_plain;
+}
+
+static void floats(const float *p, int64_t n, int phi, int take, const Constants *c, Found *found) {
+    (phi == PLAIN ? loops->plain[take] : loops->phi[phi])(p, n, c, found);
+}
+
+#define MANY 8
+static void doubles(const double *p, int64_t n, int phi, const Constants *c, Found *found) {
+    double sum[MANY] = {0}, squares[MANY] = {0}, slopes = 0;
+    int64_t i = 0, zeros = 0, small = 0;
+    for (; i + MANY <= n; i += MANY)
+        for (int k = 0; k < MANY; k++) sum[k] += p[i + k], squares[k] += p[i + k] * p[i + k];
+    for (; i < n; i++) sum[0] += p[i], squares[0] += p[i] * p[i];
+    for (i = 0; i < n; i++) {
+        zeros += p[i] == 0;
+        const double s = slope_wide(p[i], phi, c);
+        slopes += s * s;
+        small += phi == PLAIN ? fabs(p[i]) <= c->threshold : phi == RELU ? !(p[i] > 0) : fabs(s) < c->threshold;
+    }
+    for (int k = 0; k < MANY; k++) found->sum += sum[k], found->squares += squares[k];
+    found->slopes += slopes, found->zeros += zeros, found->small += small;
+}
+
+/* Sum of squared deviations around the mean, where they would cancel away otherwise. */
+static double centred(const void *p, int64_t n, int wide, double mean) {
+    double sum = 0, squares = 0;
+    if (wide) {
+        const double *q = p;
+        for (int64_t i = 0; i < n; i++) sum += q[i] - mean, squares += (q[i] - mean) * (q[i] - mean);
+    } else {
+        const float *q = p;
+        for (int64_t i = 0; i < n; i++) sum += q[i] - mean, squares += (q[i] - mean) * (q[i] - mean);
+    }
+    return squares - sum * sum / n;
+}
+
+/* What is taken of tensors of one shape, and the rows taken so far. */
+typedef struct {
+    PyObject_HEAD
+    int wide, phi, take, counts_dead, counts_bins, codes, width;
+    int code[16];
+    Constants constants;
+    int64_t entries, stride;
+    /* Units: `outer` x `units` x `inner` entries; every `step`-th unit is sampled. */
+    int64_t outer, units, inner, step, chosen;
+    /* Columns of the spread over samples: where they lie in a sample, and how far samples lie apart. */
+    Columns by;
+    double *passing;
+    double *rows, *shares;
+    uint32_t *bins;
+    Py_ssize_t size, room;
+} Pass;
+
+static PyObject *attribute_data_ptr;
+
+static int64_t count_flat(const Pass *self, const void *p, int64_t unit, int exact) {
+    int64_t flat = 0;
+    const int phi = self->phi;
+    for (int64_t o = 0; o < self->outer; o++) {
+        const int64_t at = (o * self->units + unit) * self->inner;
+        for (int64_t i = 0; i < self->inner; i++) {
+            const double y = self->wide ? ((const double *)p)[at + i] : ((const float *)p)[at + i];
+            int is_flat;
+            switch (phi) {
+            case RELU: is_flat = y <= 0; break;
+            case TANH: is_flat = fabs(y) == 1; break;
+            case SIGMOID: is_flat = y == 0 || y == 1; break;
+            case LEAKY: is_flat = self->constants.slope == 0 && !(y > 0); break;
+            default:
+                is_flat = self->wide ? slope_wide(y, phi, &self->constants) == 0
+                                     : slope_narrow((float)y, phi, &self->constants) == 0;
+            }
+            flat += is_flat;
+            if (!is_flat && !exact) return 0;
+        }
+    }
+    return flat;
+}
+
+/* Mean over columns of the standard deviation over samples, around the first sample: nothing cancels. */
+static double spread(const Pass *self, const void *p) {
+    const int64_t columns = self->by.columns, samples = self->by.samples;
+    const double *total = self->passing, *power = self->passing + columns;
+    (self->wide ? loops->spread_doubles : loops->spread_floats)(p, &self->by, self->passing);
+    double found = 0;
+    for (int64_t c = 0; c < columns; c++) {
+        const double variance = (power[c] - total[c] * total[c] / samples) / (samples - 1);
+        found += sqrt(variance < 0 ? 0 : variance);
+    }
+    return columns ? found / columns : 0;
+}
+
+/* Sign and exponent of a sample: 2^(LOWEST+i) <= x < 2^(LOWEST+i+1), the same of -x, zeros, not finite. */
+static void count_bins(const Pass *self, const void *p, uint32_t *bins) {
+    uint32_t count[512] = {0};
+    memset(bins, 0, (2 * BINS + 2) * sizeof *bins);
+    for (int64_t i = 0; i < self->entries; i += self->stride) {
+        int sign, exponent;
+        if (self->wide) {
+            const double x = ((const double *)p)[i];
+            if (!isfinite(x)) { bins[2 * BINS + 1]++; continue; }
+            if (x == 0) { bins[2 * BINS]++; continue; }
+            (void)frexp(x, &exponent);
+            exponent = exponent - 1 - LOWEST;
+            exponent = exponent < 0 ? 0 : exponent >= BINS ? BINS - 1 : exponent;
+            bins[exponent + (x < 0 ? BINS : 0)]++;
+            continue;
+        }
+        uint32_t bits;
+        memcpy(&bits, (const float *)p + i, 4);
+        if (bits & 0x7f800000 || !(bits & 0x7fffffff)) {
+            count[bits >> 23]++;
+            continue;
+        }
+        sign = bits >> 31, exponent = 31 - __builtin_clz(bits & 0x7fffffff);
+        bins[exponent + (sign ? BINS : 0)]++;
+    }
+    for (int sign = 0; sign < 2 && !self->wide; sign++) {
+        for (int e = 1; e < 255; e++) bins[sign * BINS + e - 127 - LOWEST] += count[256 * sign + e];
+        bins[2 * BINS] += count[256 * sign];
+        bins[2 * BINS + 1] += count[256 * sign + 255];
+    }
+}
+
+/* What a number of a row is of: the low bits tell the statistic, SLOPE that it is of the slope. */
+enum { MOMENTS, SQUARES, ZEROS, SMALL, POWER, SPREAD_OVER, SLOPE = 8 };
+static const int WIDTH[] = {4, 2, 2, 2, 2, 2};
+
+static void emit(const Pass *self, const void *p, const Found *f, double *row) {
+    const double n = (double)self->entries;
+    for (int k = 0; k < self->codes; k++) {
+        const int code = self->code[k], of_slope = code & SLOPE;
+        row[0] = n;
+        switch (code & 7) {
+        case MOMENTS: {
+            const double mean = f->sum / n;
+            double deviations = f->squares - f->sum * mean;
+            if (deviations < CANCELLED * f->squares) deviations = centred(p, self->entries, self->wide, mean);
+            row[1] = f->sum, row[2] = f->squares, row[3] = deviations < 0 ? 0 : deviations;
+            break;
+        }
+        case SQUARES:
+        case POWER:
+            row[1] = !of_slope ? f->squares : self->phi == RELU ? n - (double)f->small : f->slopes;
+            break;
+        case ZEROS: row[1] = (double)f->zeros; break;
+        case SMALL: row[1] = (double)(of_slope ? f->small : f->small - f->zeros); break;
+        default:
+            row[0] = row[1] = 0;
+            if (self->by.samples > 1) {
+                row[0] = (double)(self->by.samples * self->by.columns);
+                row[1] = row[0] * spread(self, p);
+            }
+        }
+        row += WIDTH[code & 7];
+    }
+}
+
+static int make_room(Pass *self) {
+    if (self->size < self->room) return 0;
+    const Py_ssize_t room = self->room ? 2 * self->room : 4;
+    double *rows = PyMem_Realloc(self->rows, room * (self->width + 1) * sizeof(double));
+    if (rows == NULL) return -1;
+    self->rows = rows;
+    if (self->counts_dead) {
+        double *shares = PyMem_Realloc(self->shares, room * (self->chosen + 1) * sizeof(double));
+        if (shares == NULL) return -1;
+        self->shares = shares;
+    }
+    if (self->counts_bins) {
+        uint32_t *bins = PyMem_Realloc(self->bins, room * (2 * BINS + 2) * sizeof *bins);
+        if (bins == NULL) return -1;
+        self->bins = bins;
+    }
+    self->room = room;
+    return 0;
+}
+
+/* add(tensor, exact) -> place. The tensor is contiguous, of the type and size that was told. */
+static PyObject *Pass_add(Pass *self, PyObject *const *given, Py_ssize_t count) {
+    if (count != 2) {
+        PyErr_SetString(PyExc_TypeError, "add takes a tensor and whether shares are exact");
+        return NULL;
+    }
+    PyObject *address = PyObject_CallMethodNoArgs(given[0], attribute_data_ptr);
+    if (address == NULL) return NULL;
+    const void *p = PyLong_AsVoidPtr(address);
+    Py_DECREF(address);
+    if (p == NULL && PyErr_Occurred()) return NULL;
+    if (p == NULL && self->entries) {
+        PyErr_SetString(PyExc_ValueError, "the tensor has no memory");
+        return NULL;
+    }
+    const int exact = given[1] == Py_True;
+    Found found = {0};
+    if (self->codes && self->entries) {
+        PyThreadState *state = self->entries >= RELEASE ? PyEval_SaveThread() : NULL;
+        if (self->wide) doubles(p, self->entries, self->phi, &self->constants, &found);
+        else floats(p, self->entries, self->phi, self->take, &self->constants, &found);
+        if (state != NULL) PyEval_RestoreThread(state);
+    }
+    if (make_room(self) < 0) return PyErr_NoMemory();
+    const Py_ssize_t place = self->size++;
+    double *row = self->rows + place * self->width;
+    if (self->entries) emit(self, p, &found, row);
+    else memset(row, 0, self->width * sizeof(double));
+    if (self->counts_dead) {
+        const double all = (double)(self->outer * self->inner);
+        double *share = self->shares + place * self->chosen;
+        for (int64_t u = 0; u < self->chosen; u++)
+            share[u] = (double)count_flat(self, p, u * self->step, exact) / all;
+    }
+    if (self->counts_bins) count_bins(self, p, self->bins + place * (2 * BINS + 2));
+    return PyLong_FromSsize_t(place);
+}
+
+static PyObject *bytes_of(const void *from, size_t count, size_t size) {
+    return PyBytes_FromStringAndSize(from, (Py_ssize_t)(count * size));
+}
+
+/* taken() -> bytes of all rows and shares by unit, float64, and of bins, uint32. */
+static PyObject *Pass_taken(Pass *self, PyObject *Py_UNUSED(ignored)) {
+    const size_t size = (size_t)self->size;
+    return Py_BuildValue("(NNN)", bytes_of(self->rows, size * self->width, sizeof(double)),
+                         bytes_of(self->shares, self->counts_dead ? size * self->chosen : 0, sizeof(double)),
+                         bytes_of(self->bins, self->counts_bins ? size * (2 * BINS + 2) : 0, sizeof(uint32_t)));
+}
+
+static PyObject *Pass_clear(Pass *self, PyObject *Py_UNUSED(ignored)) {
+    self->size = 0;
+    Py_RETURN_NONE;
+}
+
+static PyObject *Pass_size(Pass *self, void *Py_UNUSED(ignored)) { return PyLong_FromSsize_t(self->size); }
+
+static void Pass_free(Pass *self) {
+    PyMem_Free(self->by.column);
+    PyMem_Free(self->passing);
+    PyMem_Free(self->rows);
+    PyMem_Free(self->shares);
+    PyMem_Free(self->bins);
+    Py_TYPE(self)->tp_free((PyObject *)self);
+}
+
+static int set_columns(Pass *self, int64_t positions, int64_t stride) {
+    const int64_t seen = (positions + stride - 1) / stride;
+    self->by.columns = self->chosen * seen;
+    self->by.column = PyMem_Malloc((self->by.columns + 1) * sizeof(int64_t));
+    self->passing = PyMem_Malloc((2 * self->by.columns + 1) * sizeof(double));
+    if (self->by.column == NULL || self->passing == NULL) return -1;
+    int64_t c = 0;
+    self->by.together = 1;
+    for (int64_t p = 0; p < positions; p += stride)
+        for (int64_t u = 0; u < self->chosen; u++, c++) {
+            self->by.column[c] = (p / self->inner * self->units + u * self->step) * self->inner + p % self->inner;
+            self->by.together = self->by.together && self->by.column[c] == c;
+        }
+    return 0;
+}
+
+static PyObject *Pass_new(PyTypeObject *type, PyObject *arguments, PyObject *Py_UNUSED(named)) {
+    int wide, phi, dead, bins, spreads = 0;
+    long long entries, stride, outer, units, inner, step, samples, positions, apart;
+    double threshold, slope, shift, factor;
+    PyObject *codes;
+    if (!PyArg_ParseTuple(arguments, "piLLO!pp(dddd)(LLLL)(LLL)", &wide, &phi, &entries, &stride, &PyTuple_Type, &codes,
+                          &dead, &bins, &threshold, &slope, &shift, &factor, &outer, &units, &inner, &step, &samples,
+                          &positions, &apart))
+        return NULL;
+    const Py_ssize_t count = PyTuple_GET_SIZE(codes);
+    if (phi < 0 || phi >= FUNCTIONS || count > 16 || stride < 1 || step < 1 || apart < 1 || inner < 1) {
+        PyErr_SetString(PyExc_ValueError, "no such pass");
+        return NULL;
+    }
+    Pass *self = (Pass *)type->tp_alloc(type, 0);
+    if (self == NULL) return NULL;
+    self->wide = wide, self->phi = phi, self->counts_dead = dead, self->counts_bins = bins;
+    self->entries = entries, self->stride = stride, self->codes = (int)count;
+    self->constants = (Constants){threshold, slope, shift, factor};
+    self->outer = outer, self->units = units, self->inner = inner, self->step = step;
+    self->chosen = (units + step - 1) / step;
+    for (Py_ssize_t k = 0; k < count; k++) {
+        const long code = PyLong_AsLong(PyTuple_GET_ITEM(codes, k));
+        if (code < 0 || (code & 7) > SPREAD_OVER || code > 15) {
+            Py_DECREF(self);
+            if (!PyErr_Occurred()) PyErr_SetString(PyExc_ValueError, "no such statistic");
+            return NULL;
+        }
+        self->code[k] = (int)code;
+        self->width += WIDTH[code & 7];
+        self->take |= code == MOMENTS ? TAKE_SUM : code == ZEROS ? TAKE_ZEROS : 0;
+        self->take |= code == SMALL ? TAKE_ZEROS | TAKE_SMALL : 0;
+        spreads = spreads || (code & 7) == SPREAD_OVER;
+    }
+    if (spreads && samples > 1) {
+        self->by.samples = samples;
+        self->by.apart = entries / samples;
+        if (set_columns(self, positions, apart) < 0) {
+            Py_DECREF(self);
+            return PyErr_NoMemory();
+        }
+    }
+    return (PyObject *)self;
+}
+
+static PyMethodDef Pass_methods[] = {
+    {"add", (PyCFunction)(void (*)(void))Pass_add, METH_FASTCALL, "Take the statistics of a tensor; its place."},
+    {"taken", (PyCFunction)Pass_taken, METH_NOARGS, "Bytes of all rows, shares and bins."},
+    {"clear", (PyCFunction)Pass_clear, METH_NOARGS, "Forget all rows."},
+    {NULL},
+};
+
+static PyGetSetDef Pass_attributes[] = {
+    {"size", (getter)Pass_size, NULL, "Rows taken.", NULL},
+    {NULL},
+};
+
+static PyTypeObject PassType = {
+    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "gradscope.probe._passes.Pass",
+    .tp_basicsize = sizeof(Pass),
+    .tp_flags = Py_TPFLAGS_DEFAULT,
+    .tp_doc = "One pass over tensors of one shape.",
+    .tp_new = Pass_new,
+    .tp_dealloc = (destructor)Pass_free,
+    .tp_methods = Pass_methods,
+    .tp_getset = Pass_attributes,
+};
+
+static struct PyModuleDef module = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "_passes",
+    .m_doc = "Statistics of a tensor in one pass over its memory.",
+    .m_size = -1,
+};
+
+PyMODINIT_FUNC PyInit__passes(void) {
+    attribute_data_ptr = PyUnicode_InternFromString("data_ptr");
+    loops = best_loops();
+    if (attribute_data_ptr == NULL || PyType_Ready(&PassType) < 0) return NULL;
+    PyObject *made = PyModule_Create(&module);
+    if (made == NULL) return NULL;
+    if (PyModule_AddObjectRef(made, "Pass", (PyObject *)&PassType) < 0) {
+        Py_DECREF(made);
+        return NULL;
+    }
+    return made;
+}
