@@ -94,7 +94,7 @@ def _constants(phi: Phi | None) -> tuple[float, float, float, float]:
     if phi.name not in ("elu", "selu"):
         return threshold, 0.0, 0.0, 0.0
     fixed = (SELU_ALPHA, SELU_SCALE, 1.0) if phi.name == "selu" else (1.0, 1.0, 1.0)
-    alpha, scale, factor = (*given, *fixed[len(given) :])
+    alpha, scale, factor = list(given) + list(fixed[len(given) :])
     return threshold, float(scale), float(alpha * scale), float(factor)
 
 
