@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from gradscope.at_rest.remedies import Patient, Treatment
+from gradscope.at_rest.remedies import MakeOptimizer, Patient, Treatment
 from gradscope.at_rest.trial_measure import measure
 from gradscope.checks import NotApplicable
 
@@ -20,13 +20,13 @@ LARGEST = 24
 
 
 def lower_learning_rate(patient: Patient) -> list[Treatment] | NotApplicable:
-    """Divide the learning rate by 10."""
-    return _with_rate(patient, 0.1)
+    """Divide the learning rate by 10, and by 100."""
+    return _with_rates(patient, {"1/10": 0.1, "1/100": 0.01})
 
 
 def raise_learning_rate(patient: Patient) -> list[Treatment] | NotApplicable:
     """Multiply the learning rate by 10."""
-    return _with_rate(patient, 10.0)
+    return _with_rates(patient, {"x10": 10.0})
 
 
 def clip_gradients(patient: Patient) -> list[Treatment] | NotApplicable:
@@ -62,11 +62,14 @@ def _is_finite(patient: Patient, scale: float) -> bool:
     return bool(profile.values["output_grad_norm"].map(math.isfinite).all())
 
 
-def _with_rate(patient: Patient, factor: float) -> list[Treatment] | NotApplicable:
+def _with_rates(patient: Patient, factors: dict[str, float]) -> list[Treatment] | NotApplicable:
     make = patient.make_optimizer
     if make is None:
         return NotApplicable(UNKNOWN)
+    return [_with_rate(patient, make, factor, variant) for variant, factor in factors.items()]
 
+
+def _with_rate(patient: Patient, make: MakeOptimizer, factor: float, variant: str) -> Treatment:
     def changed(parameters: Any) -> Optimizer:
         optimizer = make(parameters)
         for group in optimizer.param_groups:
@@ -75,4 +78,4 @@ def _with_rate(patient: Patient, factor: float) -> list[Treatment] | NotApplicab
 
     rates = [float(group["lr"]) for group in make([nn.Parameter(torch.zeros(1))]).param_groups]
     named = ", ".join(f"{rate:g} to {rate * factor:g}" for rate in dict.fromkeys(rates))
-    return [Treatment(f"learning rate from {named}", patient.copy(), make_optimizer=changed)]
+    return Treatment(f"learning rate from {named}", patient.copy(), make_optimizer=changed, variant=variant)
