@@ -11,6 +11,7 @@ from gradscope.information.gaussian import gaussian
 from gradscope.information.info_nce import info_nce
 from gradscope.information.kde import kde_bounds
 from gradscope.information.ksg import ksg
+from gradscope.information.panel import panel
 from gradscope.information.readout import probe_accuracy, reconstruction
 from gradscope.information.renyi import matrix_entropy, renyi
 from gradscope.information.sliced import sliced
@@ -27,6 +28,7 @@ __all__ = [
     "kde_bounds",
     "ksg",
     "matrix_entropy",
+    "panel",
     "participation_ratio",
     "pca_saturation",
     "probe_accuracy",

@@ -18,7 +18,7 @@ from gradscope.errors import InvalidValueError
 from gradscope.information.arrays import labels, pair, samples, whole
 from gradscope.information.estimate import Estimate, interval, joined
 
-PENALTIES = tuple(10.0**power for power in range(-6, 5, 2))
+PENALTIES = (1e-6, 1e-2, 1.0, 1e2)
 CONFIDENCE = 0.95
 
 

@@ -1,0 +1,230 @@
+"""All that is estimated of the layers of one network on one sample: matrices are shared, and rows are sampled."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from rich.console import Console
+from rich.progress import track
+
+from gradscope.errors import InvalidValueError, unknown_name
+from gradscope.information.arrays import Array, centred, labels, positive, samples, whole
+from gradscope.information.binning import binning
+from gradscope.information.cka import cka_of_grams
+from gradscope.information.estimate import Estimate, interval
+from gradscope.information.kde import kde_from_distances
+from gradscope.information.readout import probe_accuracy, reconstruction
+from gradscope.information.sliced import sliced
+from gradscope.information.spectrum import Spectrum, effective_rank, participation_ratio, pca_saturation, spectrum_of
+
+ROWS = 256
+NOISE_VAR = 0.1
+GROUPS = 10
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What all layers are compared with: inputs, labels, and the rows that pairwise estimators look at.
+
+    Attributes:
+        rows: Places of the sampled rows.
+        x: Inputs (samples, features).
+        y: Labels as numbers from 0; None where there are none.
+        gram_x: Centred Gram matrix of the sampled inputs.
+        gram_y: That of the sampled labels, one-hot; None where there are none.
+        noise_var: Declared variance of the noise.
+        seed: Of everything random.
+    """
+
+    rows: NDArray[np.intp]
+    x: Array
+    y: NDArray[np.intp] | None
+    gram_x: Array
+    gram_y: Array | None
+    noise_var: float
+    seed: int
+
+
+@dataclass
+class Layer:
+    """The activations of one layer, with the matrices that several estimators share, made when first used."""
+
+    values: Array
+    sample: Sample
+    _spectrum: Spectrum | None = field(default=None, repr=False)
+    _gram: Array | None = field(default=None, repr=False)
+
+    @property
+    def spectrum(self) -> Spectrum:
+        """Spectrum of all rows."""
+        if self._spectrum is None:
+            self._spectrum = spectrum_of(self.values)
+        return self._spectrum
+
+    @property
+    def gram(self) -> Array:
+        """Centred Gram matrix of the sampled rows."""
+        if self._gram is None:
+            self._gram = gram_of(self.values[self.sample.rows])
+        return self._gram
+
+    @property
+    def distances(self) -> Array:
+        """Squared distances of the sampled rows, from the Gram matrix."""
+        own = np.diagonal(self.gram)
+        squared = np.maximum(own[:, None] + own[None, :] - 2.0 * self.gram, 0.0)
+        np.fill_diagonal(squared, 0.0)
+        return squared
+
+
+def gram_of(values: Array) -> Array:
+    """Return the Gram matrix of centred rows."""
+    shifted = centred(values)
+    return np.asarray(shifted @ shifted.T)
+
+
+def _cka(layer: Layer, other: Array | None) -> Estimate | None:
+    if other is None:
+        return None
+    value, count = cka_of_grams(layer.gram, other), len(other)
+    kept = [np.flatnonzero(np.arange(count) % GROUPS != group) for group in range(GROUPS)] if count >= 40 else []
+    # Left out group by group; the unbiased product centres what is left by itself.
+    without = [cka_of_grams(layer.gram[np.ix_(one, one)], other[np.ix_(one, one)]) for one in kept]
+    error = math.sqrt((GROUPS - 1) * float(np.var(without))) if without else math.nan
+    constant = "a side is constant" if math.isnan(value) else ""
+    return Estimate(value, *interval(value, error), "cka", count, {"debiased": "true"}, unit="1", warning=constant)
+
+
+def _kde(layer: Layer, classes: bool) -> Estimate | None:
+    if classes and layer.sample.y is None:
+        return None
+    chosen = layer.sample.y[layer.sample.rows] if classes and layer.sample.y is not None else None
+    return kde_from_distances(layer.distances, chosen, layer.sample.noise_var)
+
+
+def _labelled(estimator: Callable[[Array, NDArray[np.intp]], Estimate], layer: Layer) -> Estimate | None:
+    return None if layer.sample.y is None else estimator(layer.values, layer.sample.y)
+
+
+def _sliced_labels(layer: Layer) -> Estimate | None:
+    if layer.sample.y is None:
+        return None
+    classes = np.eye(int(layer.sample.y.max()) + 1)[layer.sample.y]
+    return replace(sliced(layer.values, classes, slices=50, seed=layer.sample.seed), warning="")
+
+
+ESTIMATORS: dict[str, Callable[[Layer], Estimate | None]] = {
+    "effective_rank": lambda layer: effective_rank(layer.spectrum),
+    "participation_ratio": lambda layer: participation_ratio(layer.spectrum),
+    "cka_input": lambda layer: _cka(layer, layer.sample.gram_x),
+    "cka_label": lambda layer: _cka(layer, layer.sample.gram_y),
+    "input_information": lambda layer: _kde(layer, classes=False),
+    "label_information": lambda layer: _kde(layer, classes=True),
+    "pca_saturation": lambda layer: pca_saturation(layer.spectrum),
+    "input_information_binned": lambda layer: binning(layer.values),
+    "label_information_binned": lambda layer: _labelled(binning, layer),
+    "label_information_sliced": _sliced_labels,
+    "input_reconstruction": lambda layer: reconstruction(layer.values, layer.sample.x, seed=layer.sample.seed),
+    "label_accuracy": lambda layer: _labelled(
+        lambda values, classes: probe_accuracy(values, classes, seed=layer.sample.seed), layer
+    ),
+}
+DEFAULT = tuple(ESTIMATORS)[:6]
+COLUMNS = ("layer", "metric", "value", "low", "high", "unit", "bound", "estimator", "n", "parameters", "warning")
+
+
+def panel(
+    layers: Mapping[str, ArrayLike],
+    x: ArrayLike,
+    y: ArrayLike | None = None,
+    *,
+    metrics: str | Iterable[str] = "default",
+    rows: int = ROWS,
+    noise_var: float = NOISE_VAR,
+    seed: int = 0,
+    progress: bool = False,
+) -> pd.DataFrame:
+    """Estimate the information in every layer, on one sample.
+
+    ``default``: effective rank, participation ratio, debiased CKA with input and label, and the bounds on the
+    information about input and label under Gaussian noise of a declared variance. ``all`` adds saturation, binning,
+    sliced information, and what a linear reader gets out. Ranks and readers use all rows; what compares rows in pairs
+    uses a random `rows` of them, the same ones for every layer.
+
+    Args:
+        layers: Activations by name of the layer, each of shape (samples, ...).
+        x: The inputs, (samples, ...).
+        y: Labels; what needs them is left out where None.
+        metrics: ``default``, ``all``, or names.
+        rows: How many rows pairwise estimators look at.
+        noise_var: Variance of the noise that the bounds are for, per feature, in the units of the activations.
+        seed: Of the rows and everything else random.
+        progress: Show a bar on the error stream.
+
+    Returns:
+        One row per layer and metric: layer, metric, value, low, high, unit, bound, estimator, n, parameters (text) and
+        warning.
+
+    Raises:
+        InvalidTypeError: An array holds no numbers.
+        InvalidValueError: An array is empty or not finite, or has another number of samples than the inputs.
+        UnknownNameError: No such metric.
+    """
+    chosen = _chosen(metrics)
+    sample = _sample(x, y, whole("rows", rows, 4), positive("noise_var", noise_var), seed)
+    named = {name: samples(f"layer {name!r}", one) for name, one in layers.items()}
+    for name, values in named.items():
+        if len(values) != len(sample.x):
+            raise InvalidValueError(f"layer {name!r} has {len(values)} samples and x has {len(sample.x)}")
+    console = Console(stderr=True)
+    shown = track(named.items(), "information", len(named), console=console) if progress else named.items()
+    return pd.DataFrame(
+        [row for name, values in shown for row in _rows(name, Layer(values, sample), chosen)],
+        columns=pd.Index(COLUMNS),
+    )
+
+
+def _chosen(metrics: str | Iterable[str]) -> Sequence[str]:
+    groups = {"default": DEFAULT, "all": tuple(ESTIMATORS)}
+    if isinstance(metrics, str) and metrics in groups:
+        return groups[metrics]
+    names = [metrics] if isinstance(metrics, str) else list(metrics)
+    for name in names:
+        if name not in ESTIMATORS:
+            raise unknown_name("information metric", name, [*groups, *ESTIMATORS])
+    return names
+
+
+def _sample(x: ArrayLike, y: ArrayLike | None, rows: int, noise_var: float, seed: int) -> Sample:
+    inputs = samples("x", x, 4)
+    count = len(inputs)
+    classes = None if y is None else labels("y", y, count)
+    places = np.sort(np.random.default_rng(seed).permutation(count)[:rows])
+    gram_y = None if classes is None else gram_of(np.eye(int(classes.max()) + 1)[classes[places]])
+    return Sample(places, inputs, classes, gram_of(inputs[places]), gram_y, noise_var, seed)
+
+
+def _rows(name: str, layer: Layer, chosen: Sequence[str]) -> list[dict[str, object]]:
+    found = {metric: ESTIMATORS[metric](layer) for metric in chosen}
+    return [
+        {
+            "layer": name,
+            "metric": metric,
+            "value": one.value,
+            "low": one.low,
+            "high": one.high,
+            "unit": one.unit,
+            "bound": one.bound,
+            "estimator": one.estimator,
+            "n": one.n,
+            "parameters": ", ".join(f"{key}={value}" for key, value in one.parameters.items()),
+            "warning": one.warning,
+        }
+        for metric, one in found.items()
+        if one is not None
+    ]
