@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 SKIPPED_COLUMNS = 150
 HIDDEN = "rgba(0,0,0,0)"
+LEAST_POWER = -37
+"""Power of ten that a float of four bytes still holds in full."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,10 @@ def _subtitle(run: Run, whole: Cells, frame: HeatmapFrame, part: Window, scale: 
 
 def _add_cells(figure: go.Figure, frame: HeatmapFrame, x: NDArray[np.int64], spec: MetricSpec, theme: str) -> None:
     log = spec.scale == "log"
-    shown = "10<sup>%{z:.2f}</sup>" if log else "%{z:.4g}"
+    shown, values = "%{z:.4g}", None
+    if log:
+        values = _values(frame.heights)
+        shown = "10<sup>%{z:.2f}</sup>" if values is None else "%{customdata:.3~g}"
     figure.add_heatmap(
         x=x,
         y=frame.depths,
@@ -141,6 +146,7 @@ def _add_cells(figure: go.Figure, frame: HeatmapFrame, x: NDArray[np.int64], spe
         yaxis="y3",
         colorscale=style.SEQUENTIAL,
         colorbar=_colour_bar(frame.heights, axes.axis_title(spec), log),
+        customdata=values,
         hovertemplate="%{y}<br>step %{x}<br>" + shown + "<extra></extra>",
         hoverongaps=False,
         showscale=bool(np.isfinite(frame.heights).any()),
@@ -148,6 +154,14 @@ def _add_cells(figure: go.Figure, frame: HeatmapFrame, x: NDArray[np.int64], spe
     )
     # The axis on the left belongs to this one; the cells are drawn on one whose labels name the layers.
     figure.add_scatter(x=[None], y=[None], mode="markers", showlegend=False, hoverinfo="skip")
+
+
+def _values(heights: NDArray[np.float32]) -> NDArray[np.float32] | None:
+    """Return the values of logarithms, which read better than these; None where four bytes do not hold them."""
+    finite = heights[np.isfinite(heights)]
+    if len(finite) and (finite.min() < LEAST_POWER or finite.max() > -LEAST_POWER):
+        return None
+    return np.power(np.float32(10), heights, dtype=np.float32)
 
 
 def _colour_range(heights: NDArray[np.float32], spec: MetricSpec) -> dict[str, float]:

@@ -16,6 +16,7 @@ from gradscope.figures.decimate import spread
 from gradscope.figures.phases import (
     CELLS,
     edge_frame,
+    has_skips,
     layer_points_frame,
     main_activation,
     spaced,
@@ -112,6 +113,8 @@ def _subtitle(
         pairs = zip(aside["activation"], aside["norm"], strict=True)
         kinds = sorted({wording.label(one if norm == "none" else f"{norm} norm") for one, norm in pairs})
         lines.append(f"{len(aside)} of {len(points)} hidden layers left out: {', '.join(kinds[:4])}")
+    if has_skips(run):
+        lines.append("this run has skips or branches: its gradient meets other factors")
     if len(inside) and not inside["known"].all():
         lines.append("bias variance not recorded: these layers are drawn at 0")
     return lines

@@ -136,3 +136,13 @@ def main_activation(points: pd.DataFrame) -> str:
     """Return the activation most layers have, "?" for none."""
     known = [one for one in points["activation"] if one not in ("?", "identity")] or list(points["activation"])
     return Counter(known).most_common(1)[0][0] if known else "?"
+
+
+def main_norm(points: pd.DataFrame) -> str:
+    """Return the normalization most layers have, "none" for no layers."""
+    return Counter(points["norm"]).most_common(1)[0][0] if len(points) else "none"
+
+
+def has_skips(run: Run) -> bool:
+    """Tell whether the outputs of several layers meet anywhere."""
+    return any(len(one.parents) > 1 for one in run.specs)

@@ -156,3 +156,16 @@ def test_a_path_is_no_run(draw: str, tmp_path: Path) -> None:
     assert str(caught.value) == "run is a gradscope Run, not str; load it with gs.load(path)"
     with pytest.raises(InvalidTypeError, match=r"^run is a gradscope Run, not \w*Path; load it with gs\.load\(path\)$"):
         getattr(figures, draw)(tmp_path)
+
+
+def test_cells_of_a_heatmap_show_their_values(plain: Run, tmp_path: Path) -> None:
+    cells = next(one for one in figures.heatmap(plain).data if one.type == "heatmap")
+    np.testing.assert_allclose(cells.customdata, 10.0 ** np.asarray(cells.z), rtol=1e-5)
+    assert "%{customdata:.3~g}" in cells.hovertemplate
+    # What four bytes do not hold stays a power of ten, rather than zero.
+    synthetic_runs.write(tmp_path / "tiny", rate=1e-6)
+    cells = next(
+        one for one in figures.heatmap(synthetic_runs.open_run(tmp_path / "tiny")).data if one.type == "heatmap"
+    )
+    assert cells.customdata is None
+    assert "10<sup>%{z:.2f}</sup>" in cells.hovertemplate

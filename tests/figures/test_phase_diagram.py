@@ -134,3 +134,17 @@ def test_what_cannot_be_drawn_is_an_error(tmp_path: Path, plain: Run) -> None:
     assert str(caught.value) == "bias_var must go from a number of at least 0 to a greater one, not (0.2, 0.1)"
     with pytest.raises(InvalidTypeError, match=r"load it with gs\.load"):
         figures.phase_diagram(str(tmp_path))
+
+
+def test_skips_are_said(tmp_path: Path) -> None:
+    specs = [
+        LayerSpec(id=0, layer="a", call=1, depth=1, activation="relu", fan_in=50),
+        LayerSpec(id=1, layer="b", call=1, depth=2, parents=(0,), activation="relu", fan_in=50),
+        LayerSpec(id=2, layer="c", call=1, depth=3, parents=(0, 1), activation="identity", fan_in=50),
+    ]
+    writer = Writer(str(tmp_path / "a"), metrics=(RMS,), config={"init": "xavier"}, name="a")
+    writer.describe(specs)
+    writer.rows(0, np.arange(3, dtype=np.int32), np.full((3, 1), 0.1), np.ones((3, 1), np.bool_))
+    writer.close()
+    lines = figures.phase_diagram(Run(str(tmp_path / "a"))).layout.title.subtitle.text.split("<br>")
+    assert lines[1] == "this run has skips or branches: its gradient meets other factors"

@@ -66,8 +66,7 @@ def test_theory_of_a_relu_chain_lies_on_its_measured_profile(tmp_path: Path) -> 
     np.testing.assert_allclose(line.y, measured, rtol=0.1)
     assert line.y[4] == pytest.approx(measured[4])
     assert line.name == "theory, 95 % band"
-    assert subtitle(figure)[2].startswith("theory (dashed): 0.7")
-    assert subtitle(figure)[2].endswith(" per layer; set to the measured value at depth 5")
+    assert subtitle(figure)[2] == "theory (dashed): 0.693 per layer; set to the measured value at depth 5"
     assert figure.layout.showlegend
 
 
