@@ -19,6 +19,7 @@ from gradscope.theory.stages import Level, Stage
 Array = NDArray[np.float64]
 BAND = 1.96
 """Standard deviations of the 95 % band."""
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def describe(passages: Sequence[Passage], tape: Sequence[Back], *, chain: bool) 
             seen[at].log - reference,
             seen[at].variance,
             float(np.nan_to_num(noise[0, at])) if _wide(passages) else 0.0,
-            bool(noise[0, at] > noise[1, at]),
+            bool(noise[0, at] > noise[1, at] + _ROUNDING),
         )
         for at in range(len(passages))
     ]
