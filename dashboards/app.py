@@ -9,7 +9,7 @@ from typing import Any
 import dash_mantine_components as dmc
 from dash import ClientsideFunction, Dash, Input, Output, State, dcc, html
 
-from gradscope.dashboards.pages import flow, runs, sweep
+from gradscope.dashboards.pages import flow, runs, sweep, theory
 from gradscope.dashboards.source import Source
 from gradscope.runs import Run, Runs
 
@@ -18,9 +18,10 @@ PAGES = {
     "runs": (runs.PATH, "Runs"),
     "flow": (flow.PATH, "Gradient flow"),
     "sweep": (sweep.PATH, "Sweep"),
+    "theory": (theory.PATH, "Theory"),
 }
 # Where a page wants to go: the browser's script puts it into the address bar, the pages follow the address.
-GOALS = ("runs-go", "flow-go", "sweep-go", "sweep-open")
+GOALS = ("runs-go", "flow-go", "sweep-go", "sweep-open", "theory-go", "theory-open")
 
 
 def create_app(source: str | os.PathLike[str] | Run | Runs) -> Dash:
@@ -43,7 +44,7 @@ def create_app(source: str | os.PathLike[str] | Run | Runs) -> Dash:
         serve_locally=True,
     )
     app.layout = shell()
-    for page in (runs, flow, sweep):
+    for page in (runs, flow, sweep, theory):
         page.register(app, found)
     _register(app)
     return app
@@ -61,7 +62,7 @@ def shell() -> dmc.MantineProvider:
         h="100%",
         px="md",
     )
-    layouts = {"runs": runs.layout(), "flow": flow.layout(), "sweep": sweep.layout()}
+    layouts = {"runs": runs.layout(), "flow": flow.layout(), "sweep": sweep.layout(), "theory": theory.layout()}
     pages = [html.Div(page, id=f"page-{name}", hidden=True) for name, page in layouts.items()]
     lost = html.Div(id="page-lost", children="There is no such page; the links above lead to those there are.")
     stores = [dcc.Store(id=goal) for goal in (*GOALS, "went")]
@@ -80,7 +81,7 @@ def visible(path: str | None) -> dict[str, bool]:
     """Return which page is hidden for a path.
 
     >>> visible("/flow")
-    {'runs': True, 'flow': False, 'sweep': True, 'lost': True}
+    {'runs': True, 'flow': False, 'sweep': True, 'theory': True, 'lost': True}
     """
     hidden = {name: path != own for name, (own, _) in PAGES.items()}
     return hidden | {"lost": path is None or not all(hidden.values())}

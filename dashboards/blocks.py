@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import dash_mantine_components as dmc
+import pandas as pd
 import plotly.graph_objects as go
 from dash import dcc, html
 
@@ -98,6 +99,23 @@ def scrolled(name: str, content: Any) -> html.Div:
     # Keys scroll only what can have the focus.
     named: dict[str, Any] = {"aria-label": name}
     return html.Div(content, className="scroll", tabIndex=0, role="region", **named)
+
+
+def table_of(frame: pd.DataFrame) -> html.Table:
+    """Return a table of texts and numbers, as they are, under the names of its columns."""
+    head = html.Tr([html.Th(shown_name(str(name))) for name in frame.columns])
+    rows = [html.Tr([html.Td(str(cell)) for cell in row]) for row in frame.itertuples(index=False)]
+    return html.Table([html.Thead(head), html.Tbody(rows)], className="table")
+
+
+def shown_name(name: str) -> str:
+    """Return the name of a column as a heading.
+
+    >>> shown_name("output_grad_norm")
+    'Output grad norm'
+    """
+    text = name.replace("_", " ")
+    return f"{text[:1].upper()}{text[1:]}"
 
 
 def howto(where: str) -> dmc.Stack:

@@ -9,7 +9,7 @@ import dash_mantine_components as dmc
 import pandas as pd
 from dash import html
 
-from gradscope.dashboards.blocks import scrolled
+from gradscope.dashboards.blocks import scrolled, table_of
 from gradscope.errors import GradscopeError
 from gradscope.runs import Run
 from gradscope.runs.coverage import TIERS, latest_coverage, tier_counts
@@ -73,7 +73,7 @@ def _layers(coverage: pd.DataFrame) -> dmc.Stack:
         told += ". Recorded: " + "; ".join(f"{name} of {count}" for name, count in counts.items())
     told += f"; the first {MOST_LAYERS} are listed" if len(missing) > MOST_LAYERS else ""
     listed = missing.head(MOST_LAYERS)
-    return _column("What was not recorded", told, _table(listed.assign(code=listed["code"].str.replace("_", " "))))
+    return _column("What was not recorded", told, table_of(listed.assign(code=listed["code"].str.replace("_", " "))))
 
 
 def _events(events: pd.DataFrame) -> dmc.Stack:
@@ -82,16 +82,10 @@ def _events(events: pd.DataFrame) -> dmc.Stack:
     newest = events[["step", "kind", "text"]].iloc[::-1].head(MOST_EVENTS)
     count = f"{len(events)} {'event' if len(events) == 1 else 'events'}, newest first"
     left_out = f"; the newest {MOST_EVENTS} are listed" if len(events) > MOST_EVENTS else ""
-    return _column("Events", count + left_out, _table(newest))
+    return _column("Events", count + left_out, table_of(newest))
 
 
 def _column(title: str, told: str, table: Any) -> dmc.Stack:
     box = None if table is None else scrolled(title, table)
     parts = [dmc.Text(title, fw=600, size="sm"), dmc.Text(told, size="sm", c="dimmed"), box]
     return dmc.Stack([part for part in parts if part is not None], gap=4)
-
-
-def _table(frame: pd.DataFrame) -> html.Table:
-    head = html.Tr([html.Th(name.capitalize()) for name in frame.columns])
-    rows = [html.Tr([html.Td(str(cell)) for cell in row]) for row in frame.itertuples(index=False)]
-    return html.Table([html.Thead(head), html.Tbody(rows)], className="table")

@@ -43,10 +43,10 @@ class RunsState:
 
 @dataclass(frozen=True)
 class FlowState:
-    """The gradient flow: the run, those it is compared with, the metric, and the step.
+    """The gradient flow: the run, those it is compared with, the metric, the step, theory, and marked layers.
 
     No run means the first there is, no metric the output gradient, no step the newest recorded one, which then
-    moves on while the run grows.
+    moves on while the run grows; no layers, that none are marked.
     """
 
     PATH: ClassVar[str] = "/flow"
@@ -54,21 +54,29 @@ class FlowState:
     compare: tuple[str, ...] = ()
     metric: str | None = None
     step: int | None = None
+    theory: bool = False
+    layers: tuple[int, int] | None = None
 
     @classmethod
     def parse(cls, search: str | None) -> FlowState:
         """Read a query string; what it does not say, or a step that is no number, takes its default.
 
-        >>> FlowState.parse("?run=a&compare=b&metric=m&step=10")
-        FlowState(run='a', compare=('b',), metric='m', step=10)
-        >>> FlowState.parse("?step=ten")
-        FlowState(run=None, compare=(), metric=None, step=None)
+        >>> state = FlowState.parse("?run=a&compare=b&metric=m&step=10&theory=1&layers=2-5")
+        >>> state == FlowState("a", ("b",), "m", 10, theory=True, layers=(2, 5))
+        True
+        >>> FlowState.parse("?step=ten&layers=5-2") == FlowState()
+        True
         """
         query = _query(search)
-        step = _first(query, "step") or ""
         compare = tuple(dict.fromkeys(query.get("compare", ())))
-        number = int(step) if step.isascii() and step.isdigit() else None
-        return cls(_first(query, "run"), compare, _first(query, "metric"), number)
+        return cls(
+            _first(query, "run"),
+            compare,
+            _first(query, "metric"),
+            _whole(_first(query, "step")),
+            _first(query, "theory") == "1",
+            _span(_first(query, "layers")),
+        )
 
     def search(self) -> str:
         """Return the query string.
@@ -78,7 +86,9 @@ class FlowState:
         """
         step = None if self.step is None else str(self.step)
         compared = [("compare", one) for one in self.compare]
-        return _search([("run", self.run), *compared, ("metric", self.metric), ("step", step)])
+        layers = None if self.layers is None else "-".join(map(str, self.layers))
+        pairs = [("run", self.run), *compared, ("metric", self.metric), ("step", step)]
+        return _search([*pairs, ("theory", "1" if self.theory else None), ("layers", layers)])
 
     def href(self) -> str:
         """Return the address of the page in this state, within the dashboard."""
@@ -118,6 +128,50 @@ class SweepState:
     def href(self) -> str:
         """Return the address of the page in this state, within the dashboard."""
         return self.PATH + self.search()
+
+
+@dataclass(frozen=True)
+class TheoryState:
+    """The theory page: the run, the activation of the plane (None: that of the run), and at which step."""
+
+    PATH: ClassVar[str] = "/theory"
+    run: str | None = None
+    activation: str | None = None
+    last: bool = False
+
+    @classmethod
+    def parse(cls, search: str | None) -> TheoryState:
+        """Read a query string.
+
+        >>> TheoryState.parse("?run=a&activation=tanh&at=last")
+        TheoryState(run='a', activation='tanh', last=True)
+        """
+        query = _query(search)
+        return cls(_first(query, "run"), _first(query, "activation"), last=_first(query, "at") == "last")
+
+    def search(self) -> str:
+        """Return the query string.
+
+        >>> TheoryState("a", last=True).search()
+        '?run=a&at=last'
+        """
+        at = "last" if self.last else None
+        return _search([("run", self.run), ("activation", self.activation), ("at", at)])
+
+    def href(self) -> str:
+        """Return the address of the page in this state, within the dashboard."""
+        return self.PATH + self.search()
+
+
+def _whole(text: str | None) -> int | None:
+    return int(text) if text is not None and text.isascii() and text.isdigit() else None
+
+
+def _span(text: str | None) -> tuple[int, int] | None:
+    """Read a first and a last depth; None for what is neither."""
+    first, _, last = (text or "").partition("-")
+    low, high = _whole(first), _whole(last)
+    return (low, high) if low is not None and high is not None and 0 < low <= high else None
 
 
 def _query(search: str | None) -> dict[str, list[str]]:

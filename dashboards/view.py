@@ -34,6 +34,8 @@ class View:
         follow: Whether the page moves on to the newest step.
         without: Names of the others that have no value of the metric.
         remark: What the state asked for and does not get, if anything.
+        theory: Whether what theory predicts is drawn over the profile.
+        layers: First and last depth of the layers that are marked, None for none.
     """
 
     run: Run
@@ -45,6 +47,8 @@ class View:
     follow: bool
     without: tuple[str, ...] = ()
     remark: str = ""
+    theory: bool = False
+    layers: tuple[int, int] | None = None
 
 
 def settle(source: Source, state: FlowState) -> View:
@@ -61,7 +65,8 @@ def settle(source: Source, state: FlowState) -> View:
     without = tuple(other for other, one in others.items() if metric not in one.metrics or is_empty(one, metric))
     remarks = [unrecorded(state.step, steps, metric), uncompared(len(state.compare))]
     remark = "; ".join(one for one in remarks if one)
-    return View(run, name, others, metric, steps, step, state.step is None, without, remark)
+    follow = state.step is None
+    return View(run, name, others, metric, steps, step, follow, without, remark, state.theory, state.layers)
 
 
 def uncompared(count: int) -> str:
@@ -93,7 +98,8 @@ def chosen(state: FlowState, trigger: str | None, values: Mapping[str, Any]) -> 
     """Return the state after the control ``trigger`` was moved; unchanged for any other trigger."""
     if trigger == "run" and values["run"]:
         compare = tuple(one for one in state.compare if one != values["run"])
-        return replace(state, run=values["run"], compare=compare)
+        # Marked layers are those of a finding, which is the run's own.
+        return replace(state, run=values["run"], compare=compare, layers=None)
     if trigger == "compare":
         return replace(state, compare=tuple(values["compare"] or ()))
     if trigger == "metric" and values["metric"]:
@@ -102,6 +108,8 @@ def chosen(state: FlowState, trigger: str | None, values: Mapping[str, Any]) -> 
         return replace(state, step=int(values["step"]))
     if trigger == "follow":
         return replace(state, step=None if values["follow"] else int(values["step"]))
+    if trigger == "theory":
+        return replace(state, theory=bool(values["theory"]))
     return state
 
 
@@ -138,4 +146,5 @@ def controls(source: Source, view: View) -> dict[str, Any]:
         "step": view.step if view.step is not None else low,
         "step_text": count,
         "follow": view.follow,
+        "theory": view.theory,
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import dash_mantine_components as dmc
@@ -15,6 +16,7 @@ from gradscope import figures
 from gradscope.dashboards.blocks import badge, choices, drawn, graph, howto, notice, patience, ticker, trace
 from gradscope.dashboards.diagnosis import findings_panel
 from gradscope.dashboards.gaps import gaps_panel
+from gradscope.dashboards.highlight import marked
 from gradscope.dashboards.source import Source
 from gradscope.dashboards.state import FlowState
 from gradscope.dashboards.table import given_name
@@ -27,8 +29,8 @@ from gradscope.figures.values import is_empty, nearest_step
 from gradscope.figures.window import Window
 
 PATH = FlowState.PATH
-GRAPHS = ("profile", "ledger", "heatmap", "timeline", "loss")
-CONTROLS = ("run", "compare", "metric", "step", "follow")
+GRAPHS = ("profile", "ledger", "waterfall", "heatmap", "timeline", "loss")
+CONTROLS = ("run", "compare", "metric", "step", "follow", "theory")
 
 
 def layout() -> dmc.Stack:
@@ -62,6 +64,12 @@ def layout() -> dmc.Stack:
                 ],
                 className="step",
             ),
+            html.Div(
+                [
+                    dmc.Text("Overlay", size="sm", fw=500),
+                    dmc.Switch(id="flow-theory", label="theory", size="xs", checked=False, mt=8),
+                ]
+            ),
         ],
         align="flex-start",
         gap="md",
@@ -70,10 +78,11 @@ def layout() -> dmc.Stack:
         [
             graph("flow-profile"),
             graph("flow-ledger"),
+            graph("flow-waterfall"),
             graph("flow-heatmap"),
             graph("flow-timeline"),
             graph("flow-loss"),
-            html.Div(id="flow-findings"),
+            html.Div(id="flow-findings", className="wide"),
             html.Div(id="flow-gaps", className="wide"),
         ],
         className="grid",
@@ -100,17 +109,19 @@ def content(view: View, theme: str, zoom: Zoom | None = None, only: Iterable[str
     def draw(name: str, window: Window) -> go.Figure:
         given: dict[str, Any] = {"theme": theme, "window": window}
         figure = {
-            "profile": lambda: figures.gradient_flow(runs, step, metric, **given),
+            "profile": lambda: figures.gradient_flow(runs, step, metric, theory=view.theory, **given),
             "ledger": lambda: figures.ledger(run, at, **given),
+            "waterfall": lambda: figures.waterfall(run, at, **given),
             "heatmap": lambda: figures.heatmap(run, metric, **given),
             "timeline": lambda: figures.timeline(run, metric, **given),
             "loss": lambda: figures.loss({view.name: run, **view.others}, **given),
         }
-        return figure[name]()
+        return marked(figure[name](), name, view.layers, theme)
 
     titles = {
         "profile": f"{label} over depth",
         "ledger": "Ledger of the error signal",
+        "waterfall": "Where the error signal goes",
         "heatmap": f"{label} over depth and step",
         "timeline": f"{label} over steps",
         "loss": "Loss over steps",
@@ -122,7 +133,7 @@ def content(view: View, theme: str, zoom: Zoom | None = None, only: Iterable[str
     return {name: panel(name) for name in only}
 
 
-def head(view: View) -> dmc.Stack:
+def head(view: View, state: FlowState) -> dmc.Stack:
     """Return what stands above the figures: the run's name, its status and what ended it."""
     items: list[Any] = [dmc.Title(view.name, order=4, className="name"), badge(view.run.status)]
     if given := given_name(view.name, view.run):
@@ -131,6 +142,11 @@ def head(view: View) -> dmc.Stack:
         items.append(dmc.Text("nothing was recorded", size="sm"))
     if view.remark:
         items.append(dmc.Text(view.remark, size="sm", id="flow-remark"))
+    if view.layers:
+        low, high = view.layers
+        which = f"layer {low} is" if low == high else f"layers {low} to {high} are"
+        unmark = dcc.Link("clear", href=replace(state, layers=None).href(), className="run")
+        items.append(html.Div([f"{which} marked · ", unmark], id="flow-marked"))
     if view.without:
         text = f"without a value of this metric: {', '.join(view.without)}"
         items.append(dmc.Text(text, size="sm", c="dimmed"))
@@ -164,8 +180,8 @@ def answer(source: Source, state: FlowState, theme: str, zoom: Zoom | None = Non
     try:
         view = settle(source, state)
         shown = controls(source, view) | content(view, theme, zoom)
-        shown |= {"head": head(view), "hidden": not view.run.metrics}
-        shown["findings"] = source.kept("findings", view.name, findings_panel)
+        shown |= {"head": head(view, state), "hidden": not view.run.metrics}
+        shown["findings"] = source.kept("findings", view.name, lambda run: findings_panel(run, view.name))
         shown["gaps"] = source.kept("gaps", view.name, gaps_panel)
     except GradscopeError as error:
         return nothing(source, state, error)
@@ -197,6 +213,7 @@ def outputs() -> dict[str, Output]:
         "step": Output("flow-step", "value"),
         "step_text": Output("flow-step-text", "children"),
         "follow": Output("flow-follow", "checked"),
+        "theory": Output("flow-theory", "checked"),
         **{name: Output(f"flow-{name}", "figure") for name in GRAPHS},
         "findings": Output("flow-findings", "children"),
         "gaps": Output("flow-gaps", "children"),
@@ -268,6 +285,7 @@ def register(app: Dash, source: Source) -> None:
                 "metric": Input("flow-metric", "value"),
                 "step": Input("flow-step", "value"),
                 "follow": Input("flow-follow", "checked"),
+                "theory": Input("flow-theory", "checked"),
             },
             "shown": State("flow-shown", "data"),
             "path": State("url", "pathname"),

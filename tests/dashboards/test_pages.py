@@ -158,6 +158,7 @@ def test_findings_are_on_the_page(source: Source) -> None:
         ("metric", "n", FlowState("a", ("b", "c"), "n", 10)),
         ("step", 20, FlowState("a", ("b", "c"), "m", 20)),
         ("follow", True, FlowState("a", ("b", "c"), "m", None)),
+        ("theory", True, FlowState("a", ("b", "c"), "m", 10, theory=True)),
     ],
 )
 def test_a_moved_control_changes_the_state(moved: str, value: Any, wanted: FlowState) -> None:

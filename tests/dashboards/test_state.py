@@ -1,18 +1,23 @@
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradscope.dashboards.state import FlowState, RunsState, SweepState
+from gradscope.dashboards.state import FlowState, RunsState, SweepState, TheoryState
 
 NAMES = st.text(min_size=1).filter(str.strip)
 MAYBE = st.none() | NAMES
 
 
-@given(MAYBE, st.lists(NAMES, unique=True), MAYBE, st.none() | st.integers(0, 10**9))
+SPANS = st.tuples(st.integers(1, 10**6), st.integers(0, 10**6)).map(lambda pair: (pair[0], sum(pair)))
+
+
+@given(MAYBE, st.lists(NAMES, unique=True), MAYBE, st.none() | st.integers(0, 10**9), st.booleans(), st.none() | SPANS)
 def test_the_flow_state_survives_its_url(
-    run: str | None, compare: list[str], metric: str | None, step: int | None
+    run: str | None, compare: list[str], metric: str | None, step: int | None, theory: bool, layers: Any
 ) -> None:
-    state = FlowState(run, tuple(compare), metric, step)
+    state = FlowState(run, tuple(compare), metric, step, theory, layers)
     assert FlowState.parse(state.search()) == state
 
 
@@ -28,6 +33,25 @@ def test_the_sweep_state_survives_its_url(x: str | None, y: str | None, facet: s
     assert SweepState.parse(state.search()) == state
 
 
-@pytest.mark.parametrize("search", [None, "", "?", "?step=", "?step=-1", "?step=1e3", "?nonsense=1"])
+@given(MAYBE, MAYBE, st.booleans())
+def test_the_theory_state_survives_its_url(run: str | None, activation: str | None, last: bool) -> None:
+    state = TheoryState(run, activation, last)
+    assert TheoryState.parse(state.search()) == state
+
+
+ODD = [
+    "?step=",
+    "?step=-1",
+    "?step=1e3",
+    "?nonsense=1",
+    "?theory=2",
+    "?layers=",
+    "?layers=3",
+    "?layers=0-2",
+    "?layers=5-2",
+]
+
+
+@pytest.mark.parametrize("search", [None, "", "?", *ODD])
 def test_what_makes_no_sense_is_the_default(search: str | None) -> None:
     assert FlowState.parse(search) == FlowState()
