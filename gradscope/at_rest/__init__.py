@@ -6,9 +6,23 @@ from gradscope.at_rest.comparison import Difference
 from gradscope.at_rest.jacobian_report import Jacobian, JacobianTheory
 from gradscope.at_rest.jacobians import jacobian
 from gradscope.at_rest.preflight_check import preflight
+from gradscope.at_rest.remedies import Patient, Treatment
 from gradscope.at_rest.report import Report
 from gradscope.at_rest.trial_result import Trial
-from gradscope.at_rest.trialling import trial
+from gradscope.at_rest.trialling import REMEDIES, trial
 from gradscope.at_rest.verification import verify
 
-__all__ = ["Difference", "Jacobian", "JacobianTheory", "Report", "Trial", "jacobian", "preflight", "trial", "verify"]
+__all__ = [
+    "REMEDIES",
+    "Difference",
+    "Jacobian",
+    "JacobianTheory",
+    "Patient",
+    "Report",
+    "Treatment",
+    "Trial",
+    "jacobian",
+    "preflight",
+    "trial",
+    "verify",
+]

@@ -18,6 +18,8 @@ def normalize(patient: Patient) -> list[Treatment] | NotApplicable:
     layers on sequences get layer normalization only, and convolutions a group normalization with one group instead.
     """
     bare = list(dict.fromkeys(spec.layer for spec in patient.before.hidden if spec.norm == "none"))
+    if not patient.before.hidden:
+        return NotApplicable("no layer follows another: there is no hidden one")
     if not bare:
         return NotApplicable("every hidden layer is followed by a normalization already")
     shapes = {name: one.output for name, one in patient.shapes().items()}

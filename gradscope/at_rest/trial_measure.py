@@ -13,7 +13,7 @@ from torch import nn
 
 from gradscope.at_rest.copies import Loss
 from gradscope.at_rest.preflight_step import first_step
-from gradscope.errors import UnknownNameError
+from gradscope.errors import GradscopeError
 from gradscope.runs import Decay, Run
 from gradscope.spec import LayerSpec
 
@@ -23,6 +23,7 @@ ALLOWED = 1.0
 """Decades between first and last hidden layer that the checks of vanishing and exploding do not complain of."""
 SHARES = ("dead_fraction", "saturation", "output_grad_zero_fraction", "fp16_underflow_fraction")
 """What is compared by the layer that has most of it."""
+UNKNOWN = Decay(math.nan, math.nan, math.nan, math.nan, 0)
 CAP = 45.0
 """Decades between 1 and the least float32: what a zero, or a value that is not finite, counts as."""
 
@@ -82,14 +83,14 @@ def capped(decades: float) -> float:
 def measure(model: nn.Module, x: Any, y: Any, loss_fn: Loss | None, loss_scale: float = 1.0) -> Profile:
     """Measure a model that may be touched; values of gradients are divided by ``loss_scale`` again."""
     with first_step(model, x, y, loss_fn, name="trial", loss_scale=loss_scale) as run:
-        gradient = run.profile("output_grad_norm") / loss_scale
-        spread = run.profile("sample_spread")
+        gradient = _profile(run, "output_grad_norm") / loss_scale
+        spread = _profile(run, "sample_spread")
         return Profile(
             values={"output_grad_norm": gradient, "sample_spread": spread},
-            decay=run.decay(),
+            decay=run.decay() if len(gradient) else UNKNOWN,
             spread_decades=_ratio(spread, run.trunk[:-1]),
-            shares={name: share for name in SHARES if not math.isnan(share := _greatest(run, name))},
-            weight_gradients=run.profile("weight_grad_norm") / loss_scale,
+            shares={name: share for name in SHARES if not math.isnan(share := float(_profile(run, name).max()))},
+            weight_gradients=_profile(run, "weight_grad_norm") / loss_scale,
             loss=run.final("loss"),
             specs=run.specs,
         )
@@ -104,8 +105,9 @@ def _ratio(spread: pd.Series[float], path: tuple[int, ...]) -> float:
         return float(np.log10(on.iloc[-1] / on.iloc[0]))
 
 
-def _greatest(run: Run, metric: str) -> float:
+def _profile(run: Run, metric: str) -> pd.Series[float]:
+    """Return a metric over depth; empty where there is none, such as dead units of fewer than 64 samples."""
     try:
-        return float(run.profile(metric).max())
-    except UnknownNameError:
-        return math.nan
+        return run.profile(metric)
+    except GradscopeError:
+        return pd.Series(dtype="float64")

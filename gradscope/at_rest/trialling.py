@@ -147,7 +147,7 @@ def _try_all(remedies: tuple[str, ...], judge: Judge) -> tuple[list[Tried], dict
         for one in treatments:
             try:
                 tried.append(judge.examine(code, one))
-            except Exception as error:  # whatever a model may raise that was changed from outside
+            except Exception as error:  # as in _treatments
                 name = f"{code} ({one.variant})" if one.variant else code
                 refused[name] = NotApplicable(f"the treated copy fails: {type(error).__name__}: {error}")
     return tried, refused
@@ -160,3 +160,5 @@ def _treatments(code: str, patient: Patient) -> list[Treatment] | NotApplicable:
         return REMEDIES[code](patient)
     except GradscopeError as error:
         return NotApplicable(str(error))
+    except Exception as error:  # whatever a model may raise that is changed from outside
+        return NotApplicable(f"it cannot be applied: {type(error).__name__}: {error}")

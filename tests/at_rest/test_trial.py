@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -11,10 +12,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from trainings import MODELS
 from untouched import untouched
 
 import gradscope as gs
-from gradscope.at_rest import Trial
+from gradscope.at_rest import REMEDIES, Patient, Treatment, Trial
 from gradscope.errors import GradscopeError, InvalidTypeError, InvalidValueError
 
 DIGITS = gs.lab.data.load("digits")
@@ -336,7 +338,8 @@ def test_the_gradient_is_clipped_to_the_median_layer() -> None:
     model = gs.lab.mlp(6, 64, "relu", weight_var=8.0, seed=0)
     found = tried(model, "clip_gradients", optimizer=torch.optim.SGD(model.parameters(), lr=0.1))
     F.cross_entropy(model(X), Y).backward()  # type: ignore[no-untyped-call]
-    norms = torch.stack([one.weight.grad.norm() for one in model.modules() if isinstance(one, nn.Linear)])
+    layers = [one for one in model.modules() if isinstance(one, nn.Linear)]
+    norms = torch.stack([one.weight.grad.norm() for one in layers if one.weight.grad is not None])
     assert found.best.treatment.clip == pytest.approx(float(norms.quantile(0.5)) * math.sqrt(7), rel=1e-5)
 
 
@@ -364,3 +367,57 @@ def test_nothing_to_scale() -> None:
 def test_the_findings_of_a_live_run_are_tried_too() -> None:
     one = gs.preflight(sigmoid(), X, Y)[0]
     assert gs.trial(replace(one, remedies=("centered_lsuv",)), sigmoid(), X, Y, steps=0).best.recovered > 0.9
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "accumulation",
+        "batch norm",
+        "bfloat16",
+        "CalledTwice",
+        "checkpoint",
+        "complex",
+        "frozen parts",
+        "infinite",
+        "InPlaceSkip",
+        "NormInPlace",
+        "OddOutputs",
+        "tied weights",
+    ],
+)
+def test_odd_models_are_tried_or_say_why_not(name: str) -> None:
+    one = MODELS[name]()
+    x, y = one.batch
+    with untouched(one.model, x, y), warnings.catch_warnings():
+        # A complex output cast to real, a loss that has run backward already: torch and the probe say so.
+        warnings.simplefilter("ignore")
+        found = gs.trial(finding(*ALL), one.model, x, y, one.loss_fn, optimizer=one.optimizer, steps=1)
+    reported = {tried.code for tried in found} | {key.partition(" ")[0] for key in found.not_applicable}
+    assert reported == set(ALL)
+    assert len(found) > 0
+    assert found.frame()["depth"].dtype == "int64"
+    assert str(found)
+
+
+def test_frozen_layers_are_not_drawn_anew() -> None:
+    model = sigmoid()
+    for parameter in list(model.parameters())[:4]:
+        parameter.requires_grad_(False)
+    found = tried(model, "critical_init", "centered_lsuv")
+    assert {one.reason for one in found.not_applicable.values()} == {"2 of 9 layers are frozen, not to be drawn anew"}
+
+
+def test_a_remedy_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wider_slope(patient: Patient) -> list[Treatment]:
+        twin = patient.copy()
+        with torch.no_grad():
+            for layer in twin.modules():
+                if isinstance(layer, nn.Linear):
+                    layer.weight.mul_(4)
+        return [Treatment("weights four times as large", twin)]
+
+    monkeypatch.setitem(REMEDIES, "wider_slope", wider_slope)
+    found = tried(sigmoid(), "wider_slope")
+    assert found.best.code == "wider_slope"
+    assert found.best.recovered > 0.5
