@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from gradscope import checks, figures, information, lab, metrics, runs, testing, theory
-    from gradscope.at_rest import jacobian, preflight, trial, verify
+    from gradscope.at_rest import information_of, jacobian, predict, preflight, trial, verify
     from gradscope.checks import Finding, Findings, NotApplicable, diagnose
     from gradscope.errors import GradscopeError
     from gradscope.lab.sweep import sweep
@@ -34,9 +34,11 @@ _HOME = {
     "Run": "gradscope.runs",
     "Runs": "gradscope.runs",
     "diagnose": "gradscope.checks",
+    "information_of": "gradscope.at_rest",
     "jacobian": "gradscope.at_rest",
     "load": "gradscope.runs",
     "metric": "gradscope.metrics",
+    "predict": "gradscope.at_rest",
     "preflight": "gradscope.at_rest",
     "sweep": "gradscope.lab.sweep",
     "trial": "gradscope.at_rest",
@@ -61,11 +63,13 @@ __all__ = [
     "diagnose",
     "figures",
     "information",
+    "information_of",
     "jacobian",
     "lab",
     "load",
     "metric",
     "metrics",
+    "predict",
     "preflight",
     "runs",
     "sweep",

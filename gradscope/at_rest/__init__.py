@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from gradscope.at_rest.comparison import Difference
+from gradscope.at_rest.information import information_of
 from gradscope.at_rest.jacobian_report import Jacobian, JacobianTheory
 from gradscope.at_rest.jacobians import jacobian
+from gradscope.at_rest.prediction import predict
 from gradscope.at_rest.preflight_check import preflight
 from gradscope.at_rest.remedies import Patient, Treatment
 from gradscope.at_rest.report import Report
@@ -21,7 +23,9 @@ __all__ = [
     "Report",
     "Treatment",
     "Trial",
+    "information_of",
     "jacobian",
+    "predict",
     "preflight",
     "trial",
     "verify",
