@@ -17,6 +17,7 @@ from gradscope.dashboards.state import FlowState, TheoryState
 from gradscope.dashboards.theory_numbers import numbers_frame
 from gradscope.errors import GradscopeError
 from gradscope.figures.phase_diagram import HEADING
+from gradscope.figures.trainability import HEADING as MAP
 from gradscope.figures.values import is_empty, recorded_steps
 from gradscope.runs import Run
 from gradscope.theory import ACTIVATIONS
@@ -111,8 +112,7 @@ def swept(source: Source) -> bool:
 def _map(source: Source, theme: str) -> dict[str, Any]:
     if not swept(source):
         return {"map": no_update, "no_map": True}
-    title = "How deep a network learns"
-    figure = drawn(title, theme, lambda: figures.trainability_map(source.runs, theme=theme))
+    figure = drawn(MAP, theme, lambda: figures.trainability_map(source.runs, theme=theme))
     return {"map": figure, "no_map": False}
 
 

@@ -12,7 +12,8 @@ from gradscope.figures.phases import edge_frame, layer_points_frame
 from gradscope.figures.style import CONFIG, message, template
 from gradscope.figures.sweep_cells import sweep_map_frame
 from gradscope.figures.sweep_grid import sweep_map
-from gradscope.figures.trainability import trainability_frame, trainability_map
+from gradscope.figures.trainability import trainability_map
+from gradscope.figures.trainability_cells import trainability_frame
 from gradscope.figures.waterfall import waterfall, waterfall_frame
 from gradscope.figures.window import Window
 

@@ -10,7 +10,7 @@ import synthetic_runs
 from gradscope import figures
 from gradscope.errors import InvalidValueError
 from gradscope.figures.depth_scale import depth_scale_frame, edge_of_chaos
-from gradscope.figures.trainability import common_setting
+from gradscope.figures.trainability_cells import common_setting
 from gradscope.runs import Runs, Writer
 
 
@@ -67,7 +67,7 @@ def test_the_depth_scale_lies_over_the_cells(runs: Runs) -> None:
     scale = np.interp([2.5, 4.0], lines[1].x, lines[1].y)
     np.testing.assert_allclose(scale, [11.796, 6.9803], rtol=1e-3)
     np.testing.assert_allclose(np.interp([1.5], lines[0].x, lines[0].y), 6 * 15.791, rtol=1e-2)
-    assert figure.layout.title.subtitle.text == "Accuracy, held out; 1 run left out; tanh, bias variance 0.05"
+    assert figure.layout.title.subtitle.text == "Accuracy, held out; 1 run left out<br>tanh, bias variance 0.05"
     cells = figure.data[0]
     assert (cells.zmin, cells.zmax) == (0.0, 1.0)
     assert list(cells.x) == [0.5, 1.5, 3.0, 5.0]
