@@ -9,7 +9,7 @@ import numpy as np
 from scipy.optimize import brentq
 
 from gradscope.errors import GradscopeError
-from gradscope.theory.expectations import moments
+from gradscope.theory.expectations import Moments, exact_moments, moments
 from gradscope.theory.functions import Activation, Function, activation_of
 from gradscope.theory.length import table
 from gradscope.theory.mean_field import checked
@@ -155,7 +155,7 @@ def _stationary(phi: Activation) -> float | None:
     """Return the q above 0 at which dV/dq = X; None where it is at 0, or nowhere."""
     q = table(phi).q
     q = q[(q > 1e-4) & (q < 1e8)]
-    found = moments(phi, q)
+    found = Moments(*exact_moments(phi, q))
     excess = found.length_slope / found.slope_square - 1.0
     changes = np.flatnonzero((excess[:-1] > 1e-9) & (excess[1:] < -1e-9))
     if not len(changes):

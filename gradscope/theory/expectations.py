@@ -13,6 +13,7 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.interpolate import CubicSpline
 
 from gradscope.theory.functions import Activation
 
@@ -22,6 +23,10 @@ REACH = 10.0
 """Standard deviations integrated over; beyond lies less than 1e-22."""
 _TINY = 1e-290
 _CHUNK = 256
+_DEGREES = np.array([0.5, 1.0, 0.0, 0.0, 0.0, 2.0, 1.0])
+"""Powers of q that the moments are proportional to if phi is linear, so that what is left is smooth."""
+_MANY = 200
+"""Different variances above which moments are interpolated."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +57,28 @@ def moments(activation: Activation, q: float | Array) -> Moments:
     variances = np.asarray(q, np.float64)
     flat = variances.ravel()
     distinct, back = np.unique(np.where(np.isfinite(flat) & (flat >= 0.0), flat, np.nan), return_inverse=True)
-    found = np.full((7, len(distinct)), np.nan)
-    for at in range(0, len(distinct), _CHUNK):
-        part = distinct[at : at + _CHUNK]
-        found[:, at : at + _CHUNK] = _moments(activation, part)
+    found = _interpolated(activation, distinct) if len(distinct) > _MANY else exact_moments(activation, distinct)
     return Moments(*(row[back].reshape(variances.shape) for row in found))
+
+
+def exact_moments(activation: Activation, q: Array) -> Array:
+    """Return the seven moments, a row each, without interpolation."""
+    parts = [_moments(activation, q[at : at + _CHUNK]) for at in range(0, len(q), _CHUNK)]
+    return np.concatenate(parts, axis=1) if parts else np.empty((7, 0))
+
+
+def _interpolated(activation: Activation, q: Array) -> Array:
+    """Return the moments at many variances, as a measured picture has them: splines in ln q, to about 9 digits."""
+    inside = q > _TINY
+    logs = np.log(q[inside])
+    decades = (logs[-1] - logs[0]) / np.log(10.0)
+    tries = np.linspace(logs[0], logs[-1], max(32, min(_MANY * 4, int(32 * decades))) + 1)
+    found = np.empty((7, len(q)))
+    found[:, ~inside] = exact_moments(activation, q[~inside])
+    powers = _DEGREES[:, None]
+    shown = exact_moments(activation, np.exp(tries)) * np.exp(-powers * tries)
+    found[:, inside] = CubicSpline(tries, shown, axis=1)(logs) * np.exp(powers * logs)
+    return found
 
 
 def pair_moments(activation: Activation, q: float, c: float) -> tuple[float, float]:
@@ -137,6 +159,12 @@ def _coarse(breaks: tuple[float, ...]) -> tuple[Array, Array]:
     return _composite(np.concatenate([graded, np.arange(1.0, 17.0) * REACH / 16.0]), breaks, 8)
 
 
+@lru_cache(maxsize=1)
+def even_normal() -> tuple[Array, Array]:
+    """Return nodes and weights of a standard normal variable without grading: 144 of each, for double integrals."""
+    return _composite(np.arange(1.0, 7.0) * REACH / 6.0, (), 12)
+
+
 def _composite(edges: Array, breaks: tuple[float, ...], count: int) -> tuple[Array, Array]:
     inside = [one for one in breaks if abs(one) < REACH]
     ends = np.unique(np.concatenate([-edges, [0.0], edges, inside]))
@@ -150,7 +178,7 @@ def _composite(edges: Array, breaks: tuple[float, ...], count: int) -> tuple[Arr
 @lru_cache(maxsize=1)
 def _unit() -> tuple[Array, Array]:
     """Nodes and weights on [0, 1], graded towards both ends."""
-    graded = 2.0 ** -np.arange(2.0, 11.0)
+    graded = 2.0 ** -np.arange(2.0, 16.0)
     ends = np.unique(np.concatenate([[0.0], graded, np.linspace(0.25, 0.75, 9), 1.0 - graded, [1.0]]))
     x, w = np.polynomial.legendre.leggauss(8)
     half = np.diff(ends)[:, None] / 2.0

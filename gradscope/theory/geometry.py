@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtr
 
 from gradscope.errors import InvalidValueError
-from gradscope.theory.expectations import standard_normal
+from gradscope.theory.expectations import even_normal
 from gradscope.theory.flow import Back, Box, Gain, Unpool, along_axes
 from gradscope.theory.functions import Activation
 from gradscope.theory.signal import Response, Signal, weight_noise
@@ -19,6 +19,7 @@ from gradscope.theory.stages import Convolution, Pool, Stage
 
 Array = NDArray[np.float64]
 MODES = ("zeros", "circular")
+_MANY = 48
 NO_NEIGHBOURS = (
     "what a pooling leaves depends on how alike neighbouring positions are, which the start does not say (neighbours=)"
 )
@@ -150,16 +151,19 @@ def windowed(q: Array, window: tuple[int, ...]) -> Array:
 
 def _of_maximum(phi: Activation, q: Array, common: float, count: int) -> tuple[Array, Array, Array]:
     """E phi, E phi^2 and E phi'^2 at the largest of `count` variables, sqrt(q) (sqrt(r) Z_0 + sqrt(1 - r) Z_i)."""
-    nodes, weight = standard_normal(())
+    nodes, weight = even_normal()
     order = weight * count * ndtr(nodes) ** (count - 1)
-    outer, outer_weight = np.polynomial.hermite_e.hermegauss(48)
-    outer_weight = outer_weight / outer_weight.sum()
-    u = math.sqrt(common) * outer[:, None] + math.sqrt(1.0 - common) * nodes
-    found = np.empty((3, q.size))
-    for at, one in enumerate(q.ravel()):
+    u = math.sqrt(common) * nodes[:, None] + math.sqrt(1.0 - common) * nodes
+    distinct, back = np.unique(q.ravel(), return_inverse=True)
+    tries = distinct
+    if len(distinct) > _MANY:
+        tries = np.geomspace(max(distinct[0], distinct[-1] * 1e-12), distinct[-1], _MANY)
+    found = np.empty((3, len(tries)))
+    for at, one in enumerate(tries):
         value, slope = phi.phi(math.sqrt(one) * u), phi.slope(math.sqrt(one) * u)
-        found[:, at] = [float(outer_weight @ (part @ order)) for part in (value, value**2, slope**2)]
-    return found[0].reshape(q.shape), found[1].reshape(q.shape), found[2].reshape(q.shape)
+        found[:, at] = [float(weight @ (part @ order)) for part in (value, value**2, slope**2)]
+    mean, square, slope = (np.interp(distinct, tries, row)[back].reshape(q.shape) for row in found)
+    return mean, square, slope
 
 
 def _unknown(signal: Signal, before: Array) -> Signal:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq, minimize_scalar
 
-from gradscope.theory.expectations import moments
+from gradscope.theory.expectations import Moments, exact_moments, moments
 from gradscope.theory.functions import Activation
 
 Array = NDArray[np.float64]
@@ -67,7 +67,7 @@ def table(activation: Activation) -> Table:
     """Return E phi^2 and E phi'^2 on a grid of q; computed once per activation."""
     decades = round(math.log10(LARGEST / SMALLEST))
     q = np.geomspace(SMALLEST, LARGEST, decades * _PER_DECADE + 1)
-    found = moments(activation, q)
+    found = Moments(*exact_moments(activation, q))
     return Table(q, found.square, found.slope_square)
 
 
