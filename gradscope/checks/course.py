@@ -99,7 +99,9 @@ def _of_loss(losses: pd.Series[float], head: Head | None, moved: float) -> Cours
     if not math.isfinite(last):
         return Course("diverged", steps, -math.inf, first, last, chance, surprise, moved)
     skill = 1.0 - last / chance if chance > 0.0 else 0.0
-    learns = skill > rule.SKILL and not abs(surprise - 1.0) <= rule.CHANCE
+    # What began with wild outputs may have come down to chance, where its error signal is at least 1/sqrt(2) of it.
+    at_chance = abs(surprise - 1.0) <= rule.CHANCE and head is not None and _skill_of_error(head) < rule.HALF
+    learns = skill > rule.SKILL and not at_chance
     if head is not None:
         learns = _corrected(learns, skill, surprise, losses, head)
     verdict = _verdict(learns, steps, len(values))
@@ -115,8 +117,9 @@ def _corrected(learns: bool, skill: float, surprise: float, losses: pd.Series[fl
     if _squared(loss, error):
         share = rule.explained(head.spread, _end(loss), _end(error), head.outputs)
         return (skill > rule.SKILL and share > rule.SKILL) or share > 1.0 - rule.SKILL
-    known = surprise < 1.0 - rule.SKILL and head.spread > rule.least_spread(head.outputs)
-    return learns or known
+    apart = head.spread > rule.least_spread(head.outputs)
+    judged = _skill_of_error(head) > rule.SKILL and losses.iloc[-1] < losses.iloc[0]
+    return learns or (apart and (surprise < 1.0 - rule.SKILL or judged))
 
 
 def _squared(loss: Array, error: Array) -> bool:
@@ -130,10 +133,8 @@ def _squared(loss: Array, error: Array) -> bool:
 
 def _of_error(head: Head, moved: float) -> Course:
     """Judge by the head's output gradient alone."""
-    values = _values(head.errors)
     steps = int(head.errors.index[-1] - head.errors.index[0]) + 1
-    chance = rule.chance_error(float(values[0]), head.deviation, head.outputs)
-    skill = 1.0 - (_end(values) / chance) ** 2 if chance > 0.0 else 0.0
+    skill = _skill_of_error(head)
     learns = skill > rule.SKILL and head.spread > rule.least_spread(head.outputs)
     return Course(_verdict(learns, steps, steps), steps, skill, movement=moved)
 
@@ -144,12 +145,16 @@ def _verdict(learns: bool, steps: int, count: int) -> Verdict:
     return "stalled" if steps >= rule.ENOUGH and count >= rule.FEWEST else "unknown"
 
 
+def _skill_of_error(head: Head) -> float:
+    values = _values(head.errors)
+    chance = rule.chance_error(float(values[0]), head.deviation, head.outputs)
+    return 1.0 - (_end(values) / chance) ** 2 if chance > 0.0 else 0.0
+
+
 def _surprise(losses: pd.Series[float], head: Head) -> float:
-    error = _end(_values(head.errors))
-    last = losses[losses.index >= head.errors.index[-min(rule.RECENT, len(head.errors))]]
-    if not error > 0.0 or last.empty:
-        return math.nan
-    return float(last.median()) / error / rule.chance_surprise(head.outputs)
+    """Return L / e of the same steps, relative to that at chance; NaN where there are none."""
+    ratio = (losses.reindex(head.errors.index) / head.errors.where(head.errors > 0.0)).dropna()
+    return _end(_values(ratio)) / rule.chance_surprise(head.outputs) if len(ratio) else math.nan
 
 
 def _values(series: pd.Series[float]) -> Array:

@@ -29,10 +29,10 @@ from gradscope.runs import Run
 # severity, the first is the one to treat first.
 CHECKS: dict[str, Check] = {
     non_finite.CODE: non_finite.non_finite,
+    underflow.CODE: underflow.underflow,
     update_ratio.CODE: update_ratio.update_ratio,
     dead_units.CODE: dead_units.dead_units,
     saturation.CODE: saturation.saturation,
-    underflow.CODE: underflow.underflow,
     no_gradient.CODE: no_gradient.no_gradient,
     norm_explosion.CODE: norm_explosion.norm_explosion,
     vanishing.CODE: vanishing.vanishing,

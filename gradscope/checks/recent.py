@@ -7,20 +7,29 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from gradscope.checks.finding import NotApplicable
 from gradscope.checks.rule import RECENT
 from gradscope.runs import Run
 from gradscope.spec import LayerSpec
 
+MOST = 400
+"""Recorded steps looked at."""
+
 
 def seen(run: Run, metric: str) -> pd.DataFrame | NotApplicable:
-    """Return a metric by step and depth, of the steps that the optimizer took; NaN where absent or not finite."""
+    """Return a metric by step and depth, of the steps that the optimizer took; NaN where absent or not finite.
+
+    Of more than `MOST` recorded steps, the first and last ones and `MOST` evenly spaced between.
+    """
     if metric not in run.metrics:
         return NotApplicable(f"the metric {metric} was not recorded")
-    frame = run.frame(metric)
-    frame = frame.loc[~frame.index.isin(run.skipped())]
-    frame = frame.where(np.isfinite(frame)).dropna(how="all")
+    column = run.column(metric)
+    taken = np.setdiff1d(column.steps, np.asarray(run.skipped(), np.int64))
+    rows = np.isin(column.step, _thinned(taken)) & np.isfinite(column.value)
+    long = pd.DataFrame({"step": column.step[rows], "depth": column.depth[rows], "value": column.value[rows]})
+    frame = long.pivot(index="step", columns="depth", values="value").astype(np.float64)
     if frame.empty:
         return NotApplicable(f"the metric {metric} has no value at any step that the optimizer took")
     return frame
@@ -33,6 +42,20 @@ def relative_change(run: Run) -> pd.DataFrame | NotApplicable:
         return frame
     roots = pd.Series({one.depth: math.sqrt(max(one.fan_in, 1)) for one in run.specs})
     return frame * roots.reindex(frame.columns)
+
+
+def _thinned(steps: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return all of a few steps; of many the first, the last, and some evenly spaced.
+
+    >>> len(_thinned(np.arange(100))), len(_thinned(np.arange(100_000)))
+    (100, 408)
+    """
+    if len(steps) <= MOST + 2 * RECENT:
+        return steps
+    places = np.linspace(0, len(steps) - 1, MOST).astype(np.int64)
+    ends = np.concatenate([np.arange(RECENT), np.arange(len(steps) - RECENT, len(steps))])
+    chosen: NDArray[np.int64] = steps[np.union1d(places, ends)]
+    return chosen
 
 
 def late(frame: pd.DataFrame) -> pd.Series[float]:

@@ -21,6 +21,9 @@ The loss may be multiplied by any c, so c ln K is found in three ways, none of w
 3. *Spread.* What predictions say of the input is at most s^2/2 nats, s the deviation of a logit between samples. A
    skill of r needs s > sqrt(2 r ln K).
 
+Skill by the course or by the error counts, if the outputs are spread; surprise at chance overrules a course that began
+with wild outputs.
+
 For squared errors, L / e^2 is the same at every step, which gives them away; then the share of explained variance is
 s^2 / (s^2 + r^2), with the residual r = 2 L / (e sqrt(K)) of an entry. Where no loss was logged, e says it:
 1 - e^2/e_chance^2 is the Brier skill, and e_chance follows from e_0 as above.
@@ -42,8 +45,8 @@ does not. The verdict: kappa above the steps taken; above `REACH` = 1,000 where 
 **Passage.** A layer's part of the tangent kernel goes with |dL/dz_l|^2. Where the error signal changes by D decades
 from one end to the other, one end takes part 10^(2 |D|) times as slowly: more than `REACH` = 1,000 steps beyond 1.5
 decades. An optimizer that divides by the size of the gradient (Adam) makes up for a gradient that vanishes: where the
-updates of the two ends are within 1.5 decades of each other, and not too slow, both take part. Where the training makes no progress one
-decade is enough to be named, if its interval excludes 1.
+updates of the two ends are within 1.5 decades of each other, and not too slow, both take part. Where the training makes
+no progress, one decade is enough to be named, if its interval excludes 1.
 
 **Movement.** An update of relative size r = rms(Delta W)/rms(W) changes the output of a layer relatively by at most
 u = r sqrt(fan_in): updates are aligned with their input, random weights are not (Yang and Hu 2021; Yang, Simon and
