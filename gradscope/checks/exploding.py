@@ -70,7 +70,7 @@ def _severe(seen: Passage) -> bool:
 def _remedy(seen: Passage, activation: str, share: Split) -> Advice:
     if share.paths > max(share.weights, share.activations, 0.0):
         text = "scale what each block adds to its skip by 1/sqrt(number of blocks), or normalize in it"
-        return Advice(f"{text}; {_CLIP}", ("normalize", "clip_gradients", "shallower"))
+        return Advice(f"{text}; {_CLIP}", ("scale_branches", "normalize", "clip_gradients", "shallower"))
     if share.activations > max(share.weights, 0.0):
         text = (
             "the growth lies between layer output and next input: with batch normalization there, add skip "
@@ -81,7 +81,8 @@ def _remedy(seen: Passage, activation: str, share: Split) -> Advice:
         "lower the variance of the weights at initialization to the critical value (2/fan_in for relu, "
         "1/fan_in for tanh and identity), or add skip connections"
     )
-    return Advice(f"{text}; {_CLIP}", ("critical_init", "normalize", "lower_learning_rate", "clip_gradients"))
+    codes = ("critical_init", "normalize", "scale_branches", "lower_learning_rate", "clip_gradients")
+    return Advice(f"{text}; {_CLIP}", codes)
 
 
 _TREND = Trend(

@@ -31,7 +31,7 @@ class Finding:
         remedy: What to try.
         source: Where threshold and remedy come from.
         remedies: Codes of what to try, best guess first: ``critical_init``, ``centered_lsuv``, ``change_activation``,
-            ``normalize``, ``add_skips``, ``shallower``, ``scale_loss``, ``lower_learning_rate``,
+            ``normalize``, ``add_skips``, ``shallower``, ``scale_branches``, ``scale_loss``, ``lower_learning_rate``,
             ``raise_learning_rate``, ``clip_gradients``; none where nothing of the kind helps.
         by_layer: The numbers of layers, by name and depth; what is not known has no entry.
     """
