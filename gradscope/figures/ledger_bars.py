@@ -20,10 +20,25 @@ if TYPE_CHECKING:
     from gradscope.runs import Run
 
 GAINS = {"weight_gain": "weight gain", "activation_gain": "activation gain", "path_gain": "path gain"}
+FACTORS = {
+    "phi_gain": "activation function",
+    "norm_gain": "normalization",
+    "pool_gain": "pooling and the like",
+    "join_gain": "paths that join on the way",
+}
+"""Of an activation gain: drawn in its place where it could be split."""
 MOST_BARS = 400
 """Layers with bars of their own; of more, neighbours share one."""
 MOST_SYMBOLS = 300
-COLOURS = {"weight_gain": "#0072B2", "activation_gain": "#E69F00", "path_gain": "#009E73"}
+COLOURS = {
+    "weight_gain": "#0072B2",
+    "activation_gain": "#E69F00",
+    "path_gain": "#009E73",
+    "phi_gain": "#E69F00",
+    "norm_gain": "#CC79A7",
+    "pool_gain": "#56B4E9",
+    "join_gain": "#7FCBB0",
+}
 
 
 def ledger_frame(run: Run, step: int | None = None) -> pd.DataFrame:
@@ -32,7 +47,9 @@ def ledger_frame(run: Run, step: int | None = None) -> pd.DataFrame:
     Returns:
         Columns depth, layer, weight_gain, activation_gain, path_gain (log10; NaN where there is nothing to
         draw), ``*_mark`` (code of the mark: an exactly zero gain, an infinite or an undefined one; -1 at the
-        ends of the trunk, where the gain does not exist) and cumulative.
+        ends of the trunk, where the gain does not exist), the factors of the activation gain (phi_gain, norm_gain,
+        pool_gain without the join_gain that is part of it, join_gain; log10; NaN where it was not split) and
+        cumulative.
     """
     ledger = run.ledger(step)
     names = names_by_depth(run)
@@ -43,6 +60,9 @@ def ledger_frame(run: Run, step: int | None = None) -> pd.DataFrame:
         codes = mk.classify(values, log=True, present=_exists(gain, values))
         frame[gain] = np.log10(np.where(codes == mk.PLAIN, values, np.nan))
         frame[f"{gain}_mark"] = codes
+    parts = ledger[[f"log10_{factor}" for factor in FACTORS]].to_numpy(np.float64, copy=True)
+    parts[:, list(FACTORS).index("pool_gain")] -= parts[:, list(FACTORS).index("join_gain")]
+    frame[list(FACTORS)] = np.where(np.isfinite(parts).all(axis=1, keepdims=True), parts, np.nan)
     frame["cumulative"] = ledger["cumulative"].to_numpy(np.float64, na_value=np.nan)
     return frame
 
@@ -63,14 +83,16 @@ def shared_bars(frame: pd.DataFrame, depths: Range | None = None, most: int = MO
     line is drawn at the first layer of each.
 
     Returns:
-        Columns depth, layer, layers (how many share the bar), the gains and cumulative.
+        Columns depth, layer, layers (how many share the bar), the gains, the factors of activation gains, whole_gain
+        (activation gains that were not split) and cumulative.
     """
     if len(frame) > most:
         frame = frame.iloc[seen(frame["depth"].to_numpy(), depths)]
     shared = -(-len(frame) // most)
+    frame = frame.assign(whole_gain=frame["activation_gain"].where(frame["phi_gain"].isna()))
     groups = frame.groupby(np.arange(len(frame)) // max(1, shared))
     first = groups[["depth", "layer", "cumulative"]].first(skipna=False)
-    gains = groups[list(GAINS)].sum(min_count=1)
+    gains = groups[[*GAINS, *FACTORS, "whole_gain"]].sum(min_count=1)
     return first.join(gains).assign(layers=groups.size())
 
 
@@ -108,9 +130,8 @@ def ledger(run: Run, step: int | None = None, *, theme: str = "light", window: W
         customdata=bars["layer"],
         hovertemplate="%{customdata}, depth %{x}<br>%{y:.3f} decades<extra>cumulative</extra>",
     )
-    for gain, label in GAINS.items():
-        if gain != "path_gain" or _matters(frame[gain]):
-            _add_bars(figure, bars, gain, label)
+    for gain, label in _drawn(frame, bars).items():
+        _add_bars(figure, bars, gain, label)
     for mark in found:
         _add_marks(figure, frame, mark, found, theme)
     _axes(figure, frame, found, part, theme)
@@ -126,6 +147,14 @@ def _finite(values: pd.Series[float]) -> pd.Series[float]:
     return values.where(np.isfinite(values))
 
 
+def _drawn(frame: pd.DataFrame, bars: pd.DataFrame) -> dict[str, str]:
+    """Return the bars of a layer with their labels: of what differs from 1 anywhere, and of the weights in any case."""
+    whole = {"whole_gain": GAINS["activation_gain"]} if bars["whole_gain"].notna().any() or frame.empty else {}
+    factors = {name: label for name, label in FACTORS.items() if _matters(frame[name])}
+    paths = {"path_gain": GAINS["path_gain"]} if _matters(frame["path_gain"]) else {}
+    return {"weight_gain": GAINS["weight_gain"]} | whole | factors | paths
+
+
 def _matters(values: pd.Series[float]) -> bool:
     """Tell whether a gain differs from 1 anywhere; on a chain the path gain does not."""
     return bool((values.abs() > 1e-6).any())
@@ -137,7 +166,7 @@ def _add_bars(figure: go.Figure, frame: pd.DataFrame, gain: str, label: str) -> 
         y=frame[gain],
         yaxis="y3",
         name=label,
-        marker={"color": COLOURS[gain], "line": {"width": 0}},
+        marker={"color": COLOURS[gain if gain in COLOURS else "activation_gain"], "line": {"width": 0}},
         customdata=[_where(*row) for row in zip(frame["layer"], frame["depth"], frame["layers"], strict=True)],
         hovertemplate="%{customdata}<br>%{y:.3f} decades<extra>" + label + "</extra>",
     )

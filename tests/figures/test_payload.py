@@ -18,6 +18,7 @@ from gradscope.runs import Run
 KILOBYTES: dict[str, tuple[Callable[..., go.Figure], int]] = {
     "profile": (figures.gradient_flow, 120),
     "ledger": (figures.ledger, 120),
+    "waterfall": (figures.waterfall, 60),
     "heatmap": (figures.heatmap, 700),
     "timeline": (figures.timeline, 700),
     "loss": (figures.loss, 60),

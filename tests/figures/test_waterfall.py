@@ -156,3 +156,15 @@ def test_the_frame_holds_plain_columns(plain: Run) -> None:
     frame = figures.waterfall_frame(plain, 0)
     assert frame.columns.tolist() == ["depth", "upper", "layer", "layers", *KINDS, "start", "end", "mark"]
     assert isinstance(frame.index, pd.RangeIndex)
+
+
+def test_the_bars_of_the_ledger_are_split_alike(tmp_path: Path, plain: Run) -> None:
+    run = split_run(tmp_path / "split")
+    assert [one.name for one in bars(figures.ledger(run))] == [
+        *("weight gain", "activation function", "normalization", "pooling and the like")
+    ]
+    frame = figures.ledger_frame(run)
+    factors = frame[["phi_gain", "norm_gain", "pool_gain", "join_gain"]]
+    np.testing.assert_allclose(factors.sum(axis=1)[:-1], frame["activation_gain"][:-1], atol=1e-12)
+    assert factors.iloc[-1].isna().all()
+    assert [one.name for one in bars(figures.ledger(plain))] == ["weight gain", "activation gain"]
