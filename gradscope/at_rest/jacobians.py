@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from gradscope.at_rest.copies import call_model
 from gradscope.at_rest.jacobian_products import Moments, Products, hutchinson, lanczos, moments_of, singular_values
 from gradscope.at_rest.jacobian_report import Jacobian
+from gradscope.at_rest.jacobian_theory import Between, theory_of
 from gradscope.at_rest.reading_copy import copy_input, copy_model, undisturbed
 from gradscope.errors import InvalidTypeError, InvalidValueError, unknown_name
 from gradscope.probe.layers import named_layers
@@ -20,7 +22,6 @@ from gradscope.runs.given import whole
 LARGEST_SIDE = 1024
 # Entries of all dense matrices together: half a gigabyte.
 MOST_ENTRIES = 2**26
-Between = tuple[str | None, str | None]
 
 
 def jacobian(
@@ -45,6 +46,9 @@ def jacobian(
     with standard errors; the largest singular value from at most 30 steps of Lanczos bidiagonalization (Golub and Kahan
     1965); the smallest is not known.
 
+    Theory stands beside what was measured: m1 by the layer-wise recursion for all networks that ``predict`` can follow;
+    m2 for chains of linear layers; the largest singular value for linear Gaussian networks of one width.
+
     One forward pass of a copy in float64 (in the model's own type where that fails), so that masks of a dropout are the
     same in all products. The model, its gradients and all random states stay as they are.
 
@@ -66,6 +70,8 @@ def jacobian(
             singular values are asked for where the smaller side exceeds 1,024.
         UnknownNameError: No such layer; the message lists them.
 
+    Sources: Hutchinson 1990; Golub & Kahan 1965; Pennington, Schoenholz & Ganguli 2017.
+
     >>> found = jacobian(torch.nn.Linear(3, 3, bias=False).requires_grad_(False), torch.ones(1, 3))
     >>> found.rows, found.columns, found.probes, found.m1_error
     (3, 3, 0, 0.0)
@@ -83,7 +89,8 @@ def jacobian(
         except (RuntimeError, TypeError):
             twin = copy_model(model, "jacobian", train)
             start, end = _run(twin, copy_input(x), between)
-        return _measure(twin, Products(start, end, samples), between, probes, exact, seed)
+        found = _measure(twin, Products(start, end, samples), between, probes, exact, seed)
+        return replace(found, theory=theory_of(model, x, between, twin.training))
 
 
 def _measure(

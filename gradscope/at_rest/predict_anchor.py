@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gradscope.at_rest.copies import Loss, default_loss, single_loss
-from gradscope.at_rest.predict_start import as_array, likeness
+from gradscope.at_rest.predict_start import likeness, samples_of
 from gradscope.at_rest.reading import Reading
 
 DRAWS = 16
@@ -76,9 +76,10 @@ def _gradients(loss: Tensor, reading: Reading, place: int) -> tuple[float, float
     grads = torch.autograd.grad(loss, wanted, retain_graph=True, allow_unused=True)
     squares = [0.0 if grad is None else float(grad.double().square().sum()) for grad in grads]
     of_weight = squares[1] if len(squares) > 1 else math.nan
-    if grads[0] is None or len(grads[0]) < 2:
+    rows = samples_of(one, one.output if grads[0] is None else grads[0])
+    if grads[0] is None or len(rows) < 2:
         return squares[0], of_weight, 0.0, 1.0
-    rows = as_array(grads[0]).reshape(len(grads[0]), -1)
+    rows = rows.reshape(len(rows), -1)
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     cosines = (rows / np.where(lengths > 0, lengths, 1.0)) @ (rows / np.where(lengths > 0, lengths, 1.0)).T
     others = (float((cosines**2).sum()) - float((np.diag(cosines) ** 2).sum())) / (len(rows) * (len(rows) - 1))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gradscope.at_rest.predict_anchor import Anchor
 from gradscope.at_rest.predict_scatter import UNKNOWN, Scatter
-from gradscope.at_rest.predict_start import as_array, likeness
+from gradscope.at_rest.predict_start import likeness, samples_of
 from gradscope.at_rest.reading import Reading
 from gradscope.at_rest.reading_layers import LayerRead
 from gradscope.theory.functions import Activation
@@ -66,7 +66,7 @@ class Theory:
 
         Below 1 as far as units differ in their variance; measured at the first layer.
         """
-        values = as_array(self.reading.layers[0].output)
+        values = samples_of(self.reading.layers[0], self.reading.layers[0].output)
         if len(values) < 2:
             return math.nan
         variance = float((values**2).mean()) * (1.0 - likeness(values))
@@ -77,23 +77,24 @@ def rows(theory: Theory) -> Iterator[tuple[object, ...]]:
     """Yield one row per layer call and metric, metric by metric, in order of depth."""
     reading = theory.reading
     known = {int(level.name): level for level in theory.levels if level.name}
-    blocked = _blocked_behind(theory.levels)
     followed = activations(reading.network)
     found: list[dict[str, Value]] = []
+    before, behind = _notes_along(reading)
     for place, one in enumerate(reading.layers):
         if place not in known:
             found.append({metric: missing(reading.lost[place]) for metric in (*FORWARD, *BACKWARD)})
             continue
         level = known[place]
-        status = joined(level.status, SENSITIVE if level.sensitive else "", reading.notes.get(place, ""))
-        values = _forward(theory, one, level, status)
+        status = joined(level.status, SENSITIVE if level.sensitive else "")
+        values = _forward(theory, one, level, joined(status, before[place]))
         if place in followed:
-            values |= _activation(theory, level, reading.factors.get(place, 1.0), status)
-        found.append(values | _backward(theory, one, level, joined(status, blocked[place], theory.anchor.status)))
+            values |= _activation(theory, level, reading.factors.get(place, 1.0), joined(status, before[place]))
+        status = joined(status, behind[place], theory.anchor.status)
+        found.append(values | _backward(theory, one, level, status))
     for metric in METRICS:
         for one, values in zip(reading.layers, found, strict=True):
             if metric in values:
-                value = values[metric]
+                value = _settled(values[metric])
                 numbers = (value.value, value.low, value.high)
                 yield 0, one.depth, one.layer.name, metric, *numbers, "theory", value.status
 
@@ -132,20 +133,32 @@ def joined(*texts: str) -> str:
     return "; ".join([*sure, *([APPROXIMATE + "; ".join(assumed)] if assumed else [])])
 
 
+def _settled(one: Value) -> Value:
+    """Leave of the reasons those that count: why there is no number, or what was assumed for the one there is."""
+    plain, mark, rest = one.status.partition(APPROXIMATE)
+    if math.isnan(one.value):
+        return missing(plain.removesuffix("; ") or one.status or "theory says nothing here")
+    return replace(one, status=mark + rest)
+
+
+def _notes_along(reading: Reading) -> tuple[list[str], list[str]]:
+    """What is assumed of the layers up to each, and of those from each on."""
+    texts = [_named(reading, place) for place in range(len(reading.layers))]
+    first = next((place for place, text in enumerate(texts) if text), len(texts))
+    last = next((place for place in reversed(range(len(texts))) if texts[place]), -1)
+    before = [texts[place] or (texts[first] if place > first else "") for place in range(len(texts))]
+    behind = [texts[place] or (texts[last] if place < last else "") for place in range(len(texts))]
+    return before, behind
+
+
+def _named(reading: Reading, place: int) -> str:
+    note = reading.notes.get(place, "")
+    return note and f"{APPROXIMATE}layer {reading.layers[place].layer.name!r}: {note.removeprefix(APPROXIMATE)}"
+
+
 def missing(status: str) -> Value:
     """Return no number, and why."""
     return Value(math.nan, math.nan, math.nan, status)
-
-
-def _blocked_behind(levels: Sequence[Level]) -> dict[int, str]:
-    """Why the gradient of a layer is not known: what comes behind it that theory cannot follow."""
-    why, found = "", {}
-    for level in reversed(levels):
-        if level.name:
-            found[int(level.name)] = why
-        if level.status and math.isnan(level.q):
-            why = f"the gradient comes through what theory cannot follow: {level.status}"
-    return found
 
 
 def _forward(theory: Theory, one: LayerRead, level: Level, status: str) -> dict[str, Value]:
@@ -154,7 +167,7 @@ def _forward(theory: Theory, one: LayerRead, level: Level, status: str) -> dict[
     # What the first layer returns has been measured.
     known = one.depth == 1 and not one.size
     found = {"output_rms": _banded(rms, 0.0 if known else scatter.output, status)}
-    if len(one.output) < 2:
+    if len(samples_of(one, one.output)) < 2:
         return found | {"sample_spread": missing("a single sample has no spread")}
     spread = math.sqrt(theory.apart.get(level.name, math.nan)) * theory.dispersion
     if spread == 0.0 and one.depth > 1:
@@ -193,7 +206,7 @@ def _backward(theory: Theory, one: LayerRead, level: Level, status: str) -> dict
     if one.call == 1:
         weight = one.layer.module.weight
         assert isinstance(weight, Tensor)
-        alike = theory.together.get(level.name, math.nan)
+        alike = theory.together.get(level.name, 0.0 if len(one.output) < 2 else math.nan)
         length, share = _input_norm(one, level, alike)
         status = joined(status, LOOSE if math.prod(one.size) > 1 else "")
         scatter = 0.0 if one.depth == 1 else theory.scatters.get(level.name, UNKNOWN).output
@@ -211,14 +224,16 @@ def _input_norm(one: LayerRead, level: Level, alike: float) -> tuple[float, floa
     Of one sample that is the norm of the input a; over a batch |dL/dW|^2 = sum over pairs of samples of
     <d_i, d_j> <a_i, a_j>, that is |dL/dz|^2 |a|^2 (1 + (samples - 1) corr(d) corr(a)).
     """
-    stage, samples = one.stage, len(one.output)
+    stage, samples = one.stage, len(samples_of(one, one.output))
     square = (level.q - stage.bias_var) / stage.weight_var if stage.weight_var > 0 else math.nan
     common = (level.q * level.c - stage.bias_var) / stage.weight_var if stage.weight_var > 0 else math.nan
     if one.depth == 1:
         # What entered the first layer is known.
-        values = as_array(one.entry)
+        values = samples_of(one, one.entry)
         square = float((values**2).mean())
         common = square * likeness(values)
+    if math.isnan(square) or math.isnan(alike * common):
+        return math.nan, 0.0
     both = 0.0 if samples < 2 else max(-1.0, (samples - 1) * alike * common / square) if square > 0 else 0.0
     return math.sqrt(max(0.0, stage.fan_in * square * (1.0 + both))), max(both, 0.0) / (1.0 + max(both, 0.0))
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gradscope.at_rest.reading import Reading
+from gradscope.at_rest.reading_layers import LayerRead
 from gradscope.theory.geometry import windowed
 from gradscope.theory.stages import Pool, Start
 
@@ -23,7 +24,7 @@ def measure_start(reading: Reading) -> Start:
     """
     first = reading.layers[0]
     tensor = first.output if reading.start is None else reading.start
-    values = as_array(tensor)
+    values = samples_of(first, tensor)
     positions = first.stage.convolution is not None and values.ndim > 2
     q = values**2
     square = q.mean(axis=(0, 1)) if positions else q.mean()
@@ -46,6 +47,12 @@ def likeness(values: Array) -> float:
         return math.nan
     pairs = float((values.sum(axis=0) ** 2).sum()) - total
     return pairs / (count - 1) / total
+
+
+def samples_of(layer: LayerRead, tensor: Tensor) -> Array:
+    """Return what enters or leaves a layer, samples first; for a linear layer every vector counts as a sample."""
+    values = as_array(tensor)
+    return values if layer.stage.convolution is not None else values.reshape(-1, values.shape[-1])
 
 
 def as_array(tensor: Tensor) -> Array:

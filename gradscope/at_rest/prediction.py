@@ -13,7 +13,7 @@ from gradscope.at_rest.predict_anchor import NOTHING, find_anchor
 from gradscope.at_rest.predict_coherence import apart, coherence
 from gradscope.at_rest.predict_rows import COLUMNS, Theory, rows
 from gradscope.at_rest.predict_scatter import Scattering
-from gradscope.at_rest.predict_start import measure_start
+from gradscope.at_rest.predict_start import measure_start, samples_of
 from gradscope.at_rest.reading import Reading, read
 from gradscope.at_rest.reading_copy import copy_input, undisturbed
 from gradscope.errors import InvalidValueError
@@ -68,7 +68,7 @@ def predict(model: nn.Module, x: Any, y: Any = None, loss_fn: Loss | None = None
         reading, levels = _follow(reading, start)
         named = [level.name for level in levels if level.name]
         anchor = find_anchor(reading, int(named[-1]), copy_input(y), loss_fn) if named else NOTHING
-        samples = len(reading.layers[0].output) if reading.layers else 1
+        samples = len(samples_of(reading.layers[0], reading.layers[0].output)) if reading.layers else 1
         together = coherence(reading.network, levels, start, anchor.alike, samples) if named else {}
         scattering = Scattering(reading.network, levels, samples, together, anchor)
         theory = Theory(reading, levels, anchor, together, scattering.found(), apart(reading.network, levels))

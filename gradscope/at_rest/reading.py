@@ -55,22 +55,23 @@ class _Seen:
     calls: dict[str, int] = field(default_factory=dict)
 
 
-def read(model: nn.Module, x: Any) -> Reading:
-    """Run a copy of a model forward in training mode and read its layers, and what lies between, off the graph.
+def read(model: nn.Module, x: Any, train: bool = True) -> Reading:
+    """Run a copy of a model forward and read its layers, and what lies between, off the graph.
 
     To be called in ``undisturbed``; the copy stays alive as long as the reading.
 
     Args:
-        model: The model; put into training mode if it is not, else its modules keep their modes.
+        model: The model.
         x: Its input.
+        train: The mode; a model that is in it keeps the modes of its modules.
 
     Raises:
         InvalidTypeError: The model is no module.
         InvalidValueError: It has no layers, or cannot be copied.
     """
-    twin = copy_model(model, "predict")
-    if not twin.training:
-        twin.train()
+    twin = copy_model(model, "theory")
+    if twin.training != train:
+        twin.train(train)
     found = find_layers(twin)
     for parameter in twin.parameters():
         # Frozen ones too: the graph is to be whole.

@@ -113,7 +113,8 @@ def _joined(paths: list[tuple[Item, ...]], factors: tuple[float, ...], inside: t
     scaled.sort(key=lambda one: layers_in(one[0]))
     (shortcut, over), (branch, own) = scaled
     if not layers_in(branch):
-        return Opaque("what is added is not independent: no weights lie between", inside)
+        why = next((item.why for path in paths for item in path if isinstance(item, Unknown | Opaque)), "")
+        return Opaque(why or "what is added is not independent: no weights lie between", inside)
     if abs(over) != 1.0:
         shortcut = (*shortcut, Scale(over))
     return Fork(branch, shortcut, own)

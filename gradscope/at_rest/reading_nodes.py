@@ -27,6 +27,7 @@ from gradscope.theory.stages import Pool
 
 Steps = list[tuple[Part, tuple[Any, ...]]]
 _SHAPES = (*RESHAPES, "Clone", "Flatten", "Contiguous", "TBackward", "Detach", "Copy", "AsStrided")
+_MATRIX_PRODUCTS = ("mm", "Mm", "Mv", "Dot")
 _LEAF = "torch::autograd::AccumulateGrad"
 
 
@@ -75,7 +76,9 @@ def _children(node: Any) -> list[tuple[int, Any]]:
 
 def _unknown(node: Any, why: str = "") -> tuple[Part, tuple[Any, ...]]:
     kind = node.name().removeprefix("torch::autograd::").rstrip("0123456789").removesuffix("Backward")
-    return Unknown(why or f"theory knows no {kind}"), tuple(child for _, child in _children(node))
+    if kind.endswith(_MATRIX_PRODUCTS) or kind.startswith("ScaledDot"):
+        why = "matrix products outside of layers, as in attention, are not known to theory"
+    return Unknown(why or f"{kind} is not known to theory"), tuple(child for _, child in _children(node))
 
 
 def _read_phi(node: Any) -> Steps:
