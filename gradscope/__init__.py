@@ -12,8 +12,8 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from gradscope import checks, figures, information, lab, metrics, runs, testing, theory
-    from gradscope.at_rest import information_of, jacobian, predict, preflight, trial, verify
-    from gradscope.checks import Finding, Findings, NotApplicable, diagnose
+    from gradscope.at_rest import gradient_noise, information_of, jacobian, predict, preflight, trial, verify
+    from gradscope.checks import Finding, Findings, NotApplicable, check, diagnose
     from gradscope.errors import GradscopeError
     from gradscope.lab.sweep import sweep
     from gradscope.metrics import metric
@@ -33,7 +33,9 @@ _HOME = {
     "Probe": "gradscope.probe",
     "Run": "gradscope.runs",
     "Runs": "gradscope.runs",
+    "check": "gradscope.checks",
     "diagnose": "gradscope.checks",
+    "gradient_noise": "gradscope.at_rest",
     "information_of": "gradscope.at_rest",
     "jacobian": "gradscope.at_rest",
     "load": "gradscope.runs",
@@ -59,9 +61,11 @@ __all__ = [
     "Probe",
     "Run",
     "Runs",
+    "check",
     "checks",
     "diagnose",
     "figures",
+    "gradient_noise",
     "information",
     "information_of",
     "jacobian",

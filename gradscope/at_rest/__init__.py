@@ -6,6 +6,7 @@ from gradscope.at_rest.comparison import Difference
 from gradscope.at_rest.information import information_of
 from gradscope.at_rest.jacobian_report import Jacobian, JacobianTheory
 from gradscope.at_rest.jacobians import jacobian
+from gradscope.at_rest.noise import gradient_noise
 from gradscope.at_rest.prediction import predict
 from gradscope.at_rest.preflight_check import preflight
 from gradscope.at_rest.remedies import Patient, Treatment
@@ -23,6 +24,7 @@ __all__ = [
     "Report",
     "Treatment",
     "Trial",
+    "gradient_noise",
     "information_of",
     "jacobian",
     "predict",

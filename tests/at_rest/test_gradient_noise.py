@@ -1,0 +1,144 @@
+"""Signal and noise of gradients against closed forms and against a loop over samples."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import gradscope as gs
+from gradscope.errors import GradscopeError, InvalidTypeError, InvalidValueError
+
+
+def half_squares(out: Tensor, y: Tensor) -> Tensor:
+    return 0.5 * (out - y).square().sum(-1).mean()
+
+
+def regression(delta: Tensor, n: int, seed: int = 0, noise: float = 1.0) -> tuple[nn.Module, Tensor, Tensor]:
+    """A linear model whose weights are wrong by delta, for white inputs and noisy targets."""
+    draw = torch.Generator().manual_seed(seed)
+    model = nn.Linear(len(delta), 1, bias=False).double()
+    with torch.no_grad():
+        model.weight.copy_(delta)
+    x = torch.randn(n, len(delta), generator=draw, dtype=torch.float64)
+    return model, x, noise * torch.randn(n, 1, generator=draw, dtype=torch.float64)
+
+
+def test_the_noise_scale_of_a_linear_regression() -> None:
+    """tr Sigma = (d + 1) |delta|^2 + d sigma^2, so B = d + 1 + d sigma^2 / |delta|^2 = 41 for d = 20."""
+    delta = torch.zeros(20, dtype=torch.float64)
+    delta[0] = 1.0
+    traces, signals = [], []
+    for seed in range(8):
+        found = gs.gradient_noise(*regression(delta, 4000, seed), half_squares).iloc[-1]
+        traces.append(found["trace"])
+        signals.append(found["signal"])
+    assert np.mean(traces) / np.mean(signals) == pytest.approx(41.0, abs=1.5)
+    assert np.mean(traces) == pytest.approx(41.0, rel=0.03)
+
+
+def test_the_signal_to_noise_ratio_of_each_entry() -> None:
+    """delta_j^2 / (|delta|^2 + delta_j^2 + sigma^2): 0.2424 for 0.64 of one, 0.1525 for 0.36."""
+    delta = torch.tensor([0.8, 0.6], dtype=torch.float64)
+    found = [gs.gradient_noise(*regression(delta, 20_000, seed), half_squares).iloc[-1]["snr"] for seed in range(4)]
+    assert np.mean(found) == pytest.approx((0.2424 + 0.1525) / 2, abs=0.01)
+
+
+@pytest.mark.parametrize("batch", [8, 41, 200])
+def test_the_cosine_between_two_batches(batch: int) -> None:
+    delta = torch.zeros(20, dtype=torch.float64)
+    delta[0] = 1.0
+    cosines = []
+    for seed in range(200):
+        model, x, y = regression(delta, 2 * batch, seed)
+        one, two = (
+            torch.autograd.grad(half_squares(model(x[part]), y[part]), model.weight)[0].flatten()
+            for part in (slice(batch), slice(batch, None))
+        )
+        cosines.append(float(nn.functional.cosine_similarity(one, two, dim=0)))
+    scale = gs.gradient_noise(*regression(delta, 20_000), half_squares).iloc[-1]["scale"]
+    assert np.mean(cosines) == pytest.approx(1 / (1 + scale / batch), abs=0.03)
+    large = gs.gradient_noise(*regression(delta, 4000), half_squares).iloc[-1]
+    assert large["cosine"] == pytest.approx(1 / (1 + large["scale"] / 4000))
+
+
+def test_the_interval_covers_the_scale() -> None:
+    delta = torch.zeros(10, dtype=torch.float64)
+    delta[0] = 1.0
+    found = [gs.gradient_noise(*regression(delta, 600, seed), half_squares).iloc[-1] for seed in range(60)]
+    assert sum(one["low"] <= 21.0 <= one["high"] for one in found) >= 51
+
+
+def test_no_signal_is_an_infinite_scale() -> None:
+    model, x, y = regression(torch.zeros(5, dtype=torch.float64), 200, seed=1)
+    found = gs.gradient_noise(model, x, y, half_squares).iloc[-1]
+    assert found["high"] == math.inf
+
+
+def test_every_parameter_is_measured_as_by_a_loop_over_samples() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3)).double()
+    x, y = torch.randn(40, 6, dtype=torch.float64), torch.arange(40) % 3
+    frame = gs.gradient_noise(model, x, y).set_index("parameter")
+    for name, parameter in model.named_parameters():
+        each = torch.stack(
+            [
+                torch.autograd.grad(nn.functional.cross_entropy(model(x[k : k + 1]), y[k : k + 1]), parameter)[0]
+                for k in range(40)
+            ]
+        )
+        trace = float(each.var(0).sum())
+        assert frame.loc[name, "trace"] == pytest.approx(trace, rel=1e-9)
+        assert frame.loc[name, "signal"] == pytest.approx(float(each.mean(0).square().sum()) - trace / 40, rel=1e-9)
+    assert frame.index.tolist() == ["0.weight", "0.bias", "2.weight", "2.bias", "(all)"]
+    assert frame["trace"].iloc[:-1].sum() == pytest.approx(frame["trace"].iloc[-1])
+
+
+def test_parts_of_several_samples_give_the_same_noise_of_one() -> None:
+    delta = torch.zeros(20, dtype=torch.float64)
+    delta[0] = 1.0
+    model, x, y = regression(delta, 8000)
+    for part in (4, 16):
+        found = gs.gradient_noise(model, x, y, half_squares, part=part).iloc[-1]
+        assert found["trace"] == pytest.approx(41.0, rel=0.15)
+        assert (found["part"], found["n"]) == (part, 8000)
+
+
+def test_batch_normalization_is_measured_in_parts_and_left_as_it_was() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(), nn.ReLU(), nn.Linear(8, 2))
+    x, y = torch.randn(64, 4), torch.arange(64) % 2
+    before, state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    found = gs.gradient_noise(model, x, y)
+    assert set(found["part"]) == {8}
+    assert all(torch.equal(one, before[name]) for name, one in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(one.grad is None for one in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "message"),
+    [
+        ((nn.ReLU(), torch.zeros(4, 1), torch.zeros(4, 1)), InvalidValueError, "no parameter of the model is trained"),
+        ((3, torch.zeros(4, 1), torch.zeros(4, 1)), InvalidTypeError, "model is a torch.nn.Module, not int"),
+        ((nn.Linear(1, 1), [1], torch.zeros(4)), InvalidTypeError, "x is a tensor (samples, ...), not list"),
+        (
+            (nn.Linear(1, 1), torch.zeros(4, 1), torch.zeros(3, 1)),
+            InvalidValueError,
+            "x has 4 samples and y has 3",
+        ),
+        (
+            (nn.Linear(1, 1), torch.zeros(1, 1), torch.zeros(1, 1)),
+            InvalidValueError,
+            "1 samples do not make two parts of 1",
+        ),
+    ],
+)
+def test_bad_input_is_named(arguments: tuple[Any, ...], kind: type[GradscopeError], message: str) -> None:
+    with pytest.raises(kind) as no:
+        gs.gradient_noise(*arguments)
+    assert str(no.value) == message
