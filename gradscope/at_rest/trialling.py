@@ -12,6 +12,7 @@ from gradscope.at_rest.preflight_step import seed_all
 from gradscope.at_rest.reading_copy import copy_model, undisturbed
 from gradscope.at_rest.remedies import MakeOptimizer, Patient, Remedy, Treatment
 from gradscope.at_rest.remedies_activation import change_activation
+from gradscope.at_rest.remedies_branches import scale_branches
 from gradscope.at_rest.remedies_depth import add_skips, shallower
 from gradscope.at_rest.remedies_normalization import normalize
 from gradscope.at_rest.remedies_training import (
@@ -37,6 +38,7 @@ REMEDIES: dict[str, Remedy] = {
     "normalize": normalize,
     "add_skips": add_skips,
     "shallower": shallower,
+    "scale_branches": scale_branches,
     "scale_loss": scale_loss,
     "lower_learning_rate": lower_learning_rate,
     "raise_learning_rate": raise_learning_rate,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from patients import ALL, X, Y, finding, sigmoid, tried
+from patients import ALL, X, Y, convolutions, finding, sigmoid, tried
 from torch import Tensor, nn
 from trainings import MODELS
 from untouched import untouched
@@ -67,6 +67,7 @@ def test_what_a_model_cannot_take_says_why() -> None:
         "there is nothing to swap",
         "add_skips": "no two neighbouring blocks of a Sequential keep the shape of what goes through them",
         "shallower": "no two neighbouring blocks of a Sequential keep the shape of what goes through them",
+        "scale_branches": "no paths meet in this model: there is no skip",
         "lower_learning_rate": "the optimizer is not known: give optimizer=, the one that trains the model",
         "raise_learning_rate": "the optimizer is not known: give optimizer=, the one that trains the model",
         "clip_gradients": "the optimizer is not known: give optimizer=, the one that trains the model",
@@ -110,7 +111,7 @@ def test_the_output_is_no_activation_to_swap() -> None:
 def test_learning_rates_are_judged_by_the_loss() -> None:
     model = gs.lab.mlp(3, 64, "relu", "kaiming", seed=0)
     hot = torch.optim.SGD(model.parameters(), lr=10.0)
-    found = gs.trial(finding(*ALL[7:], code="stalled"), model, X, Y, optimizer=hot, steps=10)
+    found = gs.trial(finding(*ALL[8:], code="stalled"), model, X, Y, optimizer=hot, steps=10)
     assert found.goal == "loss"
     by_name = {one.remedy: one for one in found}
     assert {name: one.treatment.what for name, one in by_name.items() if name != "clip_gradients"} == {
@@ -213,3 +214,75 @@ def test_a_remedy_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
     found = tried(sigmoid(), "wider_slope")
     assert found.best.code == "wider_slope"
     assert found.best.recovered > 0.5
+
+
+def test_branches_are_scaled_so_that_a_residual_net_stops_exploding() -> None:
+    model = gs.lab.mlp(24, 64, "relu", "kaiming", residual=True, seed=0)
+    found = tried(model, "scale_branches")
+    assert found.best.treatment.what == "what 23 blocks add to their skips multiplied by 0.209"
+    # From the root of 2 a block to that of 1 + 1/n: 1.65 in all, 0.22 decades; a single net scatters around it.
+    assert found.before.decay.decades > 3.0
+    assert found.best.profile.decay.decades == pytest.approx(0.22, abs=0.4)
+    assert found.best.predicted_decades == pytest.approx(0.22, abs=0.05)
+
+
+@pytest.mark.parametrize("norm", ["batch", "layer"])
+def test_where_a_branch_ends_in_a_normalization_its_weights_are_scaled(norm: str) -> None:
+    model = gs.lab.mlp(4, 64, "relu", "kaiming", residual=True, norm=norm, seed=0)
+    treated = tried(model, "scale_branches").best.model
+    scales = [float(treated.get_parameter(f"hidden.{place}.norm.weight").detach().mean()) for place in range(4)]
+    assert scales == pytest.approx([1.0, *[3**-0.5] * 3])
+    weights = "hidden.2.linear.weight"
+    assert torch.equal(treated.get_parameter(weights), model.get_parameter(weights))
+
+
+def test_a_normalization_without_weights_cannot_be_scaled() -> None:
+    model = gs.lab.mlp(4, 64, "relu", "kaiming", residual=True, norm="batch", seed=0)
+    for place in range(4):
+        model.set_submodule(f"hidden.{place}.norm", nn.BatchNorm1d(64, affine=False))
+    assert {one.reason for one in tried(model, "scale_branches").not_applicable.values()} == {
+        "what follows layer 'hidden.1.linear' normalizes, and has no weights to scale it by"
+    }
+
+
+def test_skips_and_fewer_layers_in_a_flat_chain() -> None:
+    layers = [part for _ in range(10) for part in (nn.Linear(64, 64), nn.Sigmoid(), nn.Dropout(0.0))]
+    model = nn.Sequential(nn.Flatten(), *layers, nn.Linear(64, 10))
+    found = {one.code: one for one in tried(model, "add_skips", "shallower")}
+    assert found["add_skips"].treatment.what == "skips around 10 blocks, each scaled by 0.316"
+    assert [type(one).__name__ for one in found["add_skips"].model.children()] == ["Flatten", *["Skip"] * 10, "Linear"]
+    assert found["add_skips"].recovered > 0.9
+    assert found["shallower"].treatment.what == "8 blocks left out, 2 hidden layers remain"
+    assert len(list(found["shallower"].model.children())) == 1 + 2 * 3 + 1
+
+
+def test_a_block_of_several_layers_is_left_whole() -> None:
+    class Bottleneck(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.down, self.up, self.phi = nn.Linear(64, 8), nn.Linear(8, 64), nn.Sigmoid()
+
+        def forward(self, x: Tensor) -> Tensor:
+            output: Tensor = self.phi(self.up(self.phi(self.down(x))))
+            return output
+
+    model = nn.Sequential(nn.Flatten(), *[Bottleneck() for _ in range(4)], nn.Linear(64, 10))
+    found = tried(model, "add_skips")
+    assert found.best.treatment.what == "skips around 4 blocks, each scaled by 0.5"
+
+
+def test_sequences_get_layer_normalization_and_pictures_one_group() -> None:
+    class Tokens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.phi, self.head = nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 10)
+
+        def forward(self, x: Tensor) -> Tensor:
+            output: Tensor = self.head(self.phi(self.first(x.view(-1, 8, 8)))).mean(1)
+            return output
+
+    (of_tokens,) = tried(Tokens(), "normalize")
+    assert repr(of_tokens.model.get_submodule("first.1")) == repr(nn.LayerNorm(16))
+    of_pictures = {one.treatment.variant: one.model for one in tried(convolutions(), "normalize")}
+    assert repr(of_pictures["layer"].get_submodule("features.0.conv.1")) == repr(nn.GroupNorm(1, 16))
+    assert repr(of_pictures["batch"].get_submodule("features.0.conv.1")) == repr(nn.BatchNorm2d(16))

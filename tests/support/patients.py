@@ -18,6 +18,7 @@ ALL = (
     "normalize",
     "add_skips",
     "shallower",
+    "scale_branches",
     "scale_loss",
     "lower_learning_rate",
     "raise_learning_rate",
