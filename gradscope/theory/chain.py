@@ -60,6 +60,8 @@ def of_layers(
     if output_rms < 0.0 or sample_spread < 0.0:
         raise InvalidValueError("output_rms and sample_spread of the first layer are not below 0")
     why = _why_no_chain(ordered, weight_rms)
+    if not why and not math.isfinite(output_rms):
+        why = f"the run does not hold a finite output_rms of its first layer, {ordered[0].layer!r}"
     if why:
         rows = (row for one in ordered for row in _missing(one, step, why))
     else:

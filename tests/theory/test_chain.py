@@ -113,6 +113,12 @@ def test_weights_that_were_not_recorded() -> None:
     assert set(frame["status"]) == {"the run does not hold the size of the weights of layer 'fc1'"}
 
 
+def test_an_output_that_was_not_recorded() -> None:
+    for missing in (math.nan, math.inf):
+        frame = of_layers(specs(3), dict.fromkeys(range(1, 4), 0.2), missing)
+        assert set(frame["status"]) == {"the run does not hold a finite output_rms of its first layer, 'fc0'"}
+
+
 def test_wrong_measurements_are_named() -> None:
     with pytest.raises(InvalidValueError, match=r"^theory of a run needs at least one layer$"):
         of_layers([], {}, 1.0)
