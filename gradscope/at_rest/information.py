@@ -9,11 +9,10 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from gradscope.at_rest.copies import call_model
+from gradscope.at_rest.preflight_step import first_step
 from gradscope.at_rest.reading_copy import copy_input, copy_model, undisturbed
 from gradscope.errors import InvalidTypeError, InvalidValueError
 from gradscope.information.panel import NOISE_VAR, ROWS, panel
-from gradscope.probe import watch
 from gradscope.probe.layers import LayerFilter, find_layers
 from gradscope.probe.representations import Spatial, check_spatial, collect, features
 from gradscope.spec import LayerSpec
@@ -107,16 +106,18 @@ def _specs(twin: nn.Module, x: Any, layers: LayerFilter) -> tuple[LayerSpec, ...
         parameter.requires_grad_(parameter.is_floating_point())
     # A counted pass is one in training mode; evaluation mode of every module inside it is what shall be seen.
     twin.training = True
-    with watch(twin, every=1, metrics="output_grad_norm", layers=layers) as probe:
-        output = call_model(twin, copy_input(x))
-        tensors = [one for one in _leaves(output) if one.requires_grad]
-        if not tensors:
-            raise InvalidValueError("nothing that the model puts out depends on a parameter")
-        sum(one.double().sum() for one in tensors).backward()  # type: ignore[union-attr]
-        probe.step()
-        specs = probe.run.specs
-    twin.zero_grad()
+    with first_step(twin, x, None, _any_loss, name="information_of", layers=layers) as run:
+        specs = run.specs
+    twin.training = False
     return specs
+
+
+def _any_loss(output: Any, _: Any) -> Tensor:
+    """Return a loss that reaches everything the model puts out."""
+    tensors = [one for one in _leaves(output) if one.requires_grad]
+    if not tensors:
+        raise InvalidValueError("nothing that the model puts out depends on a parameter")
+    return torch.stack([one.double().sum() for one in tensors]).sum()
 
 
 def _leaves(output: Any) -> Iterable[Tensor]:

@@ -16,6 +16,7 @@ from gradscope.at_rest.copies import Loss, call_model, default_loss, single_loss
 from gradscope.at_rest.reading_copy import copy_input
 from gradscope.errors import InvalidTypeError
 from gradscope.probe import watch
+from gradscope.probe.layers import LayerFilter
 from gradscope.runs import Run, load
 
 SEED = 0
@@ -24,7 +25,14 @@ SEED = 0
 
 @contextmanager
 def first_step(
-    model: nn.Module, x: Any, y: Any, loss_fn: Loss | None, *, name: str, loss_scale: float = 1.0
+    model: nn.Module,
+    x: Any,
+    y: Any,
+    loss_fn: Loss | None,
+    *,
+    name: str,
+    loss_scale: float = 1.0,
+    layers: LayerFilter = None,
 ) -> Iterator[Run]:
     """Record one forward and one backward pass of a model that may be touched; the run is gone afterwards.
 
@@ -35,6 +43,7 @@ def first_step(
         loss_fn: ``loss_fn(model_output, y)``; None means cross-entropy for integer targets, else mean squared error.
         name: Name of the run.
         loss_scale: What the loss is multiplied by before the backward pass.
+        layers: As for ``watch``.
 
     Raises:
         InvalidTypeError: for a loss that is no function, or that returns no tensor.
@@ -44,7 +53,7 @@ def first_step(
     loss = usable_loss(loss_fn)
     folder = f"memory://gradscope-{secrets.token_hex(8)}"
     try:
-        with watch(model, out=folder, every=1, name=name) as probe:
+        with watch(model, out=folder, every=1, name=name, layers=layers) as probe:
             seed_all()
             found = single_loss(loss(call_model(model, copy_input(x)), copy_input(y)))
             (found * loss_scale).backward()  # type: ignore[no-untyped-call]

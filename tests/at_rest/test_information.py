@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -98,6 +99,12 @@ def test_the_model_and_all_random_states_stay_as_they_were() -> None:
     assert (np.random.get_state()[1] == states[2]).all()  # type: ignore[index] # noqa: NPY002
     assert all(one.grad is None for one in model.parameters())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_nothing_is_written_to_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    gs.information_of(nn.Linear(64, 3), X.flatten(1), Y)
+    assert not list(tmp_path.iterdir())
 
 
 def test_dropout_is_off() -> None:
