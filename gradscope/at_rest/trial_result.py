@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ Goal = Literal["passage", "loss", "dead units", "saturation", "zero gradients", 
 COLUMNS = ("remedy", "depth", "metric", "before", "predicted", "measured")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Tried:
     """One remedy, applied to a copy of the model and measured on the batch.
 
@@ -58,6 +59,9 @@ class Tried:
         """Decades that the output gradient loses or gains between the hidden layers, by theory; NaN if unknown."""
         return _decades(self.predicted.get("output_grad_norm"), self.profile)
 
+    def __repr__(self) -> str:
+        return f"<{self.remedy}: recovered {self.recovered:.0%}>"
+
     def __str__(self) -> str:
         seen = self.profile
         foretold = self.predicted_decades
@@ -68,7 +72,7 @@ class Tried:
         return text + f"; loss {seen.loss:.3g}{_later(self.loss_after)}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Trial:
     """Remedies tried on copies of a model; as a string, a report.
 
@@ -139,6 +143,13 @@ class Trial:
             for one in self.ranked
         ]
         return pd.DataFrame(rows, columns=pd.Index(names))
+
+    def __repr__(self) -> str:
+        best = f", best {self.best.remedy}" if self.ranked else ""
+        return f"<Trial on copies of {self.model}: {len(self)} tried{best}>"
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(str(self))}</pre>"
 
     def __str__(self) -> str:
         of = ", ".join(self.findings) or "no finding"

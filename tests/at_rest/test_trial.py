@@ -84,6 +84,9 @@ def test_the_report_reads(of_sigmoid: Trial) -> None:
         f"{best.recovered:.0%}; loss {best.profile.loss:.3g}, then {best.loss_after:.3g}"
     ) in text
     assert "Not tried" not in text
+    assert repr(of_sigmoid) == f"<Trial on copies of MLP: 8 tried, best {best.remedy}>"
+    assert repr(best) == f"<{best.remedy}: recovered {best.recovered:.0%}>"
+    assert of_sigmoid._repr_html_() == f"<pre>{text}</pre>"
 
 
 def test_the_loss_falls_where_the_remedy_helps(of_sigmoid: Trial) -> None:
