@@ -10,12 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-import numpy as np
-
 from gradscope.at_rest.predict_anchor import Anchor
-from gradscope.at_rest.predict_coherence import Network, Place, places
-from gradscope.theory.expectations import moments, pair_moment
-from gradscope.theory.functions import Activation, activation_of
+from gradscope.at_rest.predict_coherence import Network, Place, places, rough_pair
+from gradscope.theory.expectations import moments
+from gradscope.theory.functions import activation_of
 from gradscope.theory.stages import Level, Residual, Stage
 
 
@@ -172,9 +170,9 @@ class Scattering:
         if not (square > 0.0 and slope > 0.0):
             return _Noise(0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
         length = float(here.fourth) / square**2 - 1.0
-        alike = _pair(phi.phi, phi, at) / square**2 - 1.0
+        alike = rough_pair(lambda u: phi.phi(u) ** 2, at) / square**2 - 1.0
         fourth = float(here.slope_fourth) / slope**2
-        pair = max(_pair(phi.slope, phi, at) / slope**2, 1.0)
+        pair = max(rough_pair(lambda u: phi.slope(u) ** 2, at) / slope**2, 1.0)
         single = 3.0 * fourth - 1.0
         crossed = min(max((1.0 + 2.0 * g) * pair - 1.0, 0.0), single)
         return _Noise(
@@ -193,10 +191,3 @@ def flat(network: Network) -> list[Stage]:
     for one in network:
         found += [one] if isinstance(one, Stage) else [*flat(one.branch), *flat(one.shortcut)]
     return found
-
-
-def _pair(function: object, phi: Activation, at: Place) -> float:
-    """Return E f(u1)^2 f(u2)^2."""
-    assert callable(function)
-    squared = Activation("", lambda u: np.asarray(function(u)) ** 2, phi.slope, phi.kinks)
-    return pair_moment(squared, at.q, min(max(at.c, -1.0), 1.0), slope=False)
