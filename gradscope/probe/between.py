@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 from gradscope.probe.arrivals import SENT, Arrivals
-from gradscope.probe.following import NORMS, Way, is_rms
+from gradscope.probe.following import NORMS, Way
 from gradscope.probe.graph import RESHAPES
 from gradscope.probe.piles import ALSO, Pile
 from gradscope.probe.records import ForwardPass, MicroBatch, Reading
 from gradscope.probe.replay import Found, Origin
+from gradscope.probe.rms import find_parts, is_rms, last_place
 from gradscope.probe.taking import Taker
 
 PHI_IN, PHI_OUT = "activation_input_grad", "activation_grad"
@@ -40,6 +41,7 @@ class Passing:
         is_split: The same of the activation function (softsign).
         hooked: Whether the first of the two has a hook.
         joined: Whether a tensor that other paths use is awaited.
+        parts: What the first path of such a normalization sends back, with its version.
         kept: The gradient read last, with its version and its place in a pile.
         own: What came of the gradient of the shared tensor through the next layer, with its version.
     """
@@ -51,6 +53,7 @@ class Passing:
     is_split: bool = False
     hooked: bool = False
     joined: bool = False
+    parts: tuple[Tensor, int] | None = None
     kept: tuple[Tensor, int, Pile, int] | None = None
     own: tuple[Tensor, int] | None = None
 
@@ -134,14 +137,17 @@ class Between:
         first = nodes.index(phi if norm is None else norm) if (phi, norm) != (None, None) else 0
         course = Course(nodes, first, passing)
         passing.has_norm, passing.is_part = norm is not None, norm is not None and is_rms(norm)
-        last = norm if phi is None else phi
+        end = nodes[last_place(nodes, first)] if passing.is_part else norm
+        last = end if phi is None else phi
         if last is not None and awaited and self._next_shows and nodes[-1] is last:
             batch.told_as = _NEXT + (NORM_OUT if phi is None else PHI_OUT)
         if first and self._z_shows and all(one.name().startswith(RESHAPES) for one in nodes[1:first]):
             batch.shown = _Z + (PHI_IN if norm is None else NORM_IN)
             passing.shows = True
         if norm is not None and (phi is not None or self._reads_all or not (passing.shows and _NEXT in batch.told_as)):
-            self._hook_norm(norm, passing)
+            self._hook_norm(end, passing)
+        if passing.is_part and not passing.shows:
+            self._hook_parts(norm, passing)
         if phi is not None and (self._reads_all or norm is not None or not (passing.shows and _NEXT in batch.told_as)):
             self._hook_phi(phi, passing)
         if passing.is_split and (passing.has_norm or not passing.shows) and nodes.index(phi) > 1:
@@ -158,6 +164,15 @@ class Between:
         passing.hooked = True
         node.register_hook(lambda sent, got: self._on_phi(passing, sent[0], got[0]))
 
+    def _hook_parts(self, node: Any, passing: Passing) -> None:
+        """Await what both paths of an RMS normalization that is written out send back."""
+        found = find_parts(node)
+        if found is None:
+            return
+        edge, power_edges = found.edge, found.power_edges
+        node.register_hook(lambda sent, _: self._keep_part(passing, sent[edge]))
+        found.power.register_hook(lambda sent, _: self._on_parts(passing, [sent[one] for one in power_edges]))
+
     def used_again(self, current: ForwardPass, node: Any) -> None:
         """Learn that another path uses what a node returned, which lies on the way of a call, or on no way."""
         phi = current.repeated.pop(node, None)
@@ -169,9 +184,12 @@ class Between:
             if place < course.first and passing.shows:
                 passing.shows = False
                 passing.batch.shown = "output_grad"
-                if not passing.hooked:
+                first = course.nodes[course.first]
+                if passing.is_part:
+                    self._hook_parts(first, passing)
+                elif not passing.hooked:
                     hook = self._hook_norm if passing.has_norm else self._hook_phi
-                    hook(course.nodes[course.first], passing)
+                    hook(first, passing)
             if self._wants_join and not passing.joined:
                 self._hook_join(course, place)
 
@@ -179,12 +197,13 @@ class Between:
         node, following, passing = course.nodes[place], course.nodes[place + 1], course.passing
         to_node = [edge for edge, (child, _) in enumerate(following.next_functions) if child is node]
         # Two edges, or two paths inside what follows: what is sent along one of them is not all of it.
-        if len(to_node) != 1 or is_rms(following) or (passing.is_split and place + 1 == course.first):
+        if len(to_node) != 1 or (passing.is_split and place + 1 == course.first):
             return
         edge = to_node[0]
         output = following.next_functions[edge][1]
         passing.joined = True
-        following.register_hook(lambda sent, _: self._keep_own(passing, sent[edge]))
+        if not is_rms(following):  # else both paths of it are awaited
+            following.register_hook(lambda sent, _: self._keep_own(passing, sent[edge]))
         node.register_prehook(lambda got: self._on_join(passing, got[output]))
 
     def _on_phi(self, passing: Passing, sent: Tensor | None, got: Tensor | None) -> None:
@@ -194,9 +213,26 @@ class Between:
 
     def _on_norm(self, passing: Passing, sent: Tensor | None, got: Tensor | None) -> None:
         known_out = NORM_OUT in passing.batch.told_as
-        sent = None if passing.is_part and not passing.shows else sent
+        sent = None if passing.is_part else sent
         self._take(passing, self._of_norm, {NORM_OUT: (got, known_out), NORM_IN: (sent, passing.shows)})
         passing.kept = None
+
+    def _keep_part(self, passing: Passing, sent: Tensor | None) -> None:
+        if self._arrivals.open and sent is not None:
+            passing.parts = sent, sent._version
+
+    def _on_parts(self, passing: Passing, others: list[Tensor | None]) -> None:
+        kept, passing.parts = passing.parts, None
+        if not self._arrivals.open or kept is None or kept[0]._version != kept[1]:
+            return
+        own = kept[0].detach().clone()
+        for other in others:
+            if other is not None:
+                own += other.detach()
+        self._take(passing, self._of_norm, {NORM_IN: (own, passing.shows)})
+        passing.kept = None
+        if passing.joined:
+            passing.own = own, own._version
 
     def _on_one(self, passing: Passing, signal: str, grad: Tensor | None) -> None:
         self._take(passing, self._of_phi, {signal: (grad, False)})

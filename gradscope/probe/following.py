@@ -20,6 +20,7 @@ from gradscope.probe.functions import (
 )
 from gradscope.probe.graph import RESHAPES, edges, softsign_input
 from gradscope.probe.reduce import flat, sample
+from gradscope.probe.rms import is_rms
 
 NORMS = {
     "NativeBatchNormBackward0": "batch",
@@ -147,7 +148,7 @@ def is_bypassed(way: Way, path: tuple[Any, ...], products: Mapping[Any, Any], ca
     stack: list[Any] = []
     for place in range(first, len(path)):
         onward = edges(path[place])
-        if len(onward) > 1:
+        if len(onward) > 1 and not is_rms(path[place]):
             # All but the edge that the path itself takes.
             taken = path[place - 1] if place else next((one for one in onward if products.get(one) is call), None)
             if taken in onward:
@@ -172,11 +173,6 @@ def _is_plumbing(node: Any) -> bool:
     if name.startswith(("Mul", "Div")):
         return len(edges(node)) <= 1
     return name.startswith(_PLUMBING) or "Pool" in name or "Dropout" in name or "Pad" in name
-
-
-def is_rms(node: Any) -> bool:
-    """Tell whether a node is the product of an RMS normalization that is written out."""
-    return node.name() == "MulBackward0" and any(child.name() == "RsqrtBackward0" for child in edges(node))
 
 
 def find_phi(way: Way, end: Tensor, seen: tuple[weakref.ref[Tensor], Tensor] | None) -> tuple[str, Phi | None]:

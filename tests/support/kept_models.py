@@ -222,7 +222,37 @@ class Dense(Kept):
         way.a, way.join = joined, (phi, joined) if joins else None
 
 
-MODELS: tuple[type[Kept], ...] = (Plain, Convolutional, PostActivation, PreActivation, Shared, Dense)
+class WrittenOut(Kept):
+    """RMS normalizations in elementary operations, before a skip leaves and behind a layer of their own."""
+
+    shape = (4, 5, 6)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.body, self.last, self.head = (nn.Linear(6, 6) for _ in range(4))
+        self.norm = nn.RMSNorm(6, eps=1e-6)
+        nn.init.uniform_(self.norm.weight, 0.5, 2.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        stem = self.stem(x)
+        normal = stem * torch.rsqrt((stem * stem).mean(-1, keepdim=True) + 1e-6)
+        phi = torch.tanh(normal)
+        self.ways = {"stem": Way(stem, phi, norm=(stem, normal), phi=(normal, phi), join=(stem, normal))}
+        body = self.body(phi)
+        stream = stem + body
+        normal = self.norm(stream)
+        self.ways["body"] = Way(body, normal, norm=(stream, normal), join=(stream, normal))
+        last = self.last(normal)
+        u = self.norm(last)
+        phi = F.softplus(u)
+        joined = stream + phi
+        self.ways["last"] = Way(last, joined, norm=(last, u), phi=(u, phi))
+        out: Tensor = self.head(joined)
+        self.ways["head"] = Way(out)
+        return out
+
+
+MODELS: tuple[type[Kept], ...] = (Plain, Convolutional, PostActivation, PreActivation, Shared, Dense, WrittenOut)
 
 
 def loss_of(model: Kept, x: Tensor) -> Tensor:
