@@ -55,7 +55,7 @@ class Course:
         if self.verdict == "learning":
             return [f"The training makes progress all the same{self._numbers}."]
         if self.verdict == "stalled":
-            return [f"The training makes no progress{self._numbers}."]
+            return ["The training makes no progress."]
         return ["The training diverges."] if self.verdict == "diverged" else []
 
     @property

@@ -34,7 +34,7 @@ def dead_units(run: Run) -> list[Finding] | NotApplicable:
     going, whole = course(run), [depth for depth in layers if dead[depth] >= 1.0]
     worst = whole[0] if whole else max(layers, key=lambda depth: float(dead[depth]))
     began = since(frame, lambda row: bool((row > rule.DEAD).any()))
-    share = "every unit" if whole else f"{float(dead[worst]):.0%} of the units"
+    share = "all units" if whole else f"{float(dead[worst]):.0%} of the units"
     return [
         Finding(
             code=CODE,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import pandas as pd
 
@@ -14,6 +14,7 @@ from gradscope.checks import html
 Severity = Literal["critical", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("critical", "warning", "note")
 WIDTH = 100
+_WRAP: dict[str, Any] = {"subsequent_indent": "  ", "break_on_hyphens": False, "break_long_words": False}
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ class Findings:
         parts = [self.headline]
         parts += [f"{place}. {one}" for place, one in enumerate(self.findings, start=1)]
         if self.healthy:
-            parts.append(f"Examined, and nothing found: {', '.join(self.healthy)}.")
+            parts.append(textwrap.fill(f"Examined, and nothing found: {', '.join(self.healthy)}.", WIDTH, **_WRAP))
         if self.not_applicable:
             reasons = [f"  {code}: {one.reason}" for code, one in self.not_applicable.items()]
             parts.append("\n".join(["Could not be examined:", *reasons]))

@@ -100,4 +100,5 @@ def _cause(shown: pd.Series[float], bottom: int, top: int, needed: float, going:
     )
     text += "a constant" if not math.isfinite(needed) else f"nearly a constant, and would need about {needed:.2g} steps"
     text += " to tell samples apart" if math.isfinite(needed) else ""
-    return text + (f"; {going.steps} were taken." if going.verdict == "stalled" else ".")
+    taken = going.verdict == "stalled" and math.isfinite(needed)
+    return text + (f"; {going.steps} were taken." if taken else ".")

@@ -93,12 +93,12 @@ def _too_large(
             severity=severity,
             layers=tuple(int(depth) for depth in shown.index[shown > 1.0]),
             steps=tuple(sorted({int(moves.index[0]), int(moves.index[-1])})),
-            evidence={"largest_change": float(shown[worst]), "update_ratio": float(frame[worst].median())},
+            evidence={"largest_change": float(shown[worst]), "update_ratio": _ratio(frame, moves, shown, worst)},
             cause=" ".join([said, *going.said]),
             remedy="lower the learning rate, warm it up, or clip the gradient; normalize where the gradient explodes",
             source=_SOURCE,
             remedies=("lower_learning_rate", "clip_gradients", "critical_init", "normalize"),
-            by_layer={"update_ratio": by_depth(frame.median()), "largest_change": by_depth(shown)},
+            by_layer={"largest_change": by_depth(shown)},
         )
     ]
 
@@ -106,7 +106,7 @@ def _too_large(
 def _too_small(frame: pd.DataFrame, moves: pd.DataFrame, going: Course, severity: Severity) -> list[Finding]:
     shown = late(moves)
     worst = _largest(shown)
-    pace = f"1 in {1.0 / float(shown[worst]):.2g} steps" if shown[worst] > 0.0 else "never"
+    pace = f"once in {1.0 / float(shown[worst]):.2g} steps" if shown[worst] > 0.0 else "never"
     known = {"movement": going.movement} if math.isfinite(going.movement) else {}
     return [
         Finding(
@@ -129,6 +129,11 @@ def _too_small(frame: pd.DataFrame, moves: pd.DataFrame, going: Course, severity
             by_layer={"update_ratio": by_depth(late(frame)), "largest_change": by_depth(shown)},
         )
     ]
+
+
+def _ratio(frame: pd.DataFrame, moves: pd.DataFrame, shown: pd.Series[float], depth: int) -> float:
+    """Return the update ratio of a layer that belongs to its largest change."""
+    return float(shown[depth]) * float((frame[depth] / moves[depth]).median())
 
 
 def _largest(values: pd.Series[float]) -> int:

@@ -62,7 +62,7 @@ def record(tmp_path: Path) -> Callable[..., Run]:
     return build
 
 
-def chain(count: int, activation: str, unresolved: Sequence[int] = ()) -> list[LayerSpec]:
+def chain(count: int, activation: str, unresolved: Sequence[int] = (), width: int = 0) -> list[LayerSpec]:
     return [
         LayerSpec(
             id=place,
@@ -71,6 +71,8 @@ def chain(count: int, activation: str, unresolved: Sequence[int] = ()) -> list[L
             depth=place + 1,
             parents=(place - 1,) if place else (),
             activation=activation if place < count - 1 else "identity",
+            fan_in=width,
+            fan_out=width if place < count - 1 else 10,
             resolved=place + 1 not in unresolved,
         )
         for place in range(count)
@@ -88,3 +90,44 @@ def fill(profile: Sequence[float | None], weight_gain: float, path_gain: float) 
     present[:, 0] = [one is not None for one in profile]
     present[0, 1] = present[-1, 2] = False
     return table, present
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[..., Run]:
+    """Record metrics of a chain as they are given: by metric and step, a value per layer, first layer to head.
+
+    `loss` is by step; `coverage` by layer the code of what was seen of it.
+    """
+
+    def build(
+        values: Mapping[str, Mapping[int, Sequence[float | None]]],
+        *,
+        specs: Sequence[LayerSpec] | None = None,
+        activation: str = "tanh",
+        loss: Mapping[int, float] | None = None,
+        environment: Mapping[str, Any] | None = None,
+        coverage: Mapping[str, str] | None = None,
+        skipped: Sequence[int] = (),
+        every: int = 10,
+        name: str = "patient",
+    ) -> Run:
+        metrics = [MetricSpec(metric, metric) for metric in values]
+        writer = Writer(str(tmp_path / name), metrics=metrics, name=name, environment=environment, every=every)
+        count = max(len(row) for rows in values.values() for row in rows.values())
+        writer.describe(specs or chain(count, activation, width=64))
+        for step in sorted({step for rows in values.values() for step in rows}):
+            columns = [values[metric].get(step, [None] * count) for metric in values]
+            table = np.array([[0.0 if one is None else one for one in row] for row in columns]).T
+            present = np.array([[one is not None for one in row] for row in columns]).T
+            writer.rows(step, np.arange(count, dtype=np.int32), table, present, skipped=step in skipped)
+        for step, value in (loss or {}).items():
+            writer.scalars(step, {"loss": value})
+        for layer, code in (coverage or {}).items():
+            row = {"step": 0, "layer": layer, "code": code, "expected": 1, "fired": 0, "text": code}
+            writer.append("coverage", [row | dict.fromkeys(("parameters", "boundaries", "units"), "no")])
+        writer.close()
+        run = load(tmp_path / name)
+        assert isinstance(run, Run)
+        return run
+
+    return build

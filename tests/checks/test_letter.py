@@ -5,8 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from gradscope.checks import diagnose
+from gradscope import checks
+from gradscope.checks import Findings
 from gradscope.runs import Run
+
+PASSAGE = ("non-finite", "vanishing", "exploding")
+
+
+def diagnose(run: Run) -> Findings:
+    """Make few checks, for a short letter."""
+    return checks.diagnose(run, PASSAGE)
 
 
 def test_the_letter(record: Callable[..., Run]) -> None:
@@ -33,7 +41,7 @@ Diagnosis of run 'patient': 2 findings
    Cause:   On its way from layer 5 to layer 1 the output gradient is multiplied by 0.25 per layer
             (95 % interval 0.25 to 0.25), in total by 0.0039. Of this, the activation function
             (sigmoid) makes 0.062, the weights make 0.062. It was so at the first recorded step, 0,
-            and is so at the last, 10.
+            and is so at the last, 10. The training diverges.
    Remedy:  replace sigmoid (slope at most 1/4) by tanh (xavier) or relu (kaiming), or shorten the
             path: normalize before the activation function, or add skip connections
    Source:  Hochreiter 1991; Bengio, Simard and Frasconi 1994; Glorot and Bengio 2010; He et al.
@@ -66,3 +74,26 @@ def test_where_no_check_could_be_made(record: Callable[..., Run]) -> None:
         "  vanishing: no output gradient has been recorded yet\n"
         "  exploding: no output gradient has been recorded yet"
     )
+
+
+def test_every_check_is_accounted_for(record: Callable[..., Run]) -> None:
+    letter = str(checks.diagnose(record({0: [1.0] * 6})))
+    assert letter == WHOLE
+
+
+WHOLE = """\
+Diagnosis of run 'patient': 4 of 14 checks made, nothing found
+
+Examined, and nothing found: non-finite, no-gradient, vanishing, exploding.
+
+Could not be examined:
+  underflow: the metric fp16_underflow_fraction was not recorded
+  update-ratio: the metric update_ratio was not recorded
+  dead-units: the metric dead_fraction was not recorded
+  saturation: the metric saturation was not recorded
+  norm-explosion: no batch normalization between the layers
+  forward-collapse: the metric sample_spread was not recorded
+  rank-collapse: the metric effective_rank was not recorded
+  depth-scale: the size of the weights is not known, or zero
+  sparse-gradients: the metric output_grad_zero_fraction was not recorded
+  stalled: no scalar "loss" was logged (probe.log(loss=loss))"""

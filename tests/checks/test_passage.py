@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from gradscope.checks import Findings, NotApplicable, diagnose
+from gradscope import checks
+from gradscope.checks import Findings, NotApplicable
 from gradscope.errors import InvalidTypeError
 from gradscope.runs import Run, load
 from gradscope.spec import MetricSpec
 
 Record = Callable[..., Run]
 HEALTHY = ("non-finite", "vanishing", "exploding")
+
+
+def diagnose(run: Run) -> Findings:
+    """Make the checks of the passage alone: this file is about them."""
+    return checks.diagnose(run, HEALTHY)
 
 
 def geometric(rate: float, hidden: int, head: float = 1.0) -> list[float]:
@@ -59,13 +66,17 @@ def test_the_scale_of_the_loss_does_not_matter(record: Record, scale: float) -> 
     assert (down.codes, up.codes) == (("vanishing",), ("exploding",))
 
 
-@pytest.mark.parametrize(("total", "severity"), [(0.05, "warning"), (0.0011, "warning"), (0.0009, "critical")])
+@pytest.mark.parametrize(
+    ("total", "severity"), [(0.05, "note"), (0.03, "warning"), (0.0011, "warning"), (0.0009, "critical")]
+)
 def test_severity_of_vanishing_follows_the_total(record: Record, total: float, severity: str) -> None:
     (one,) = diagnose(record({0: geometric(total ** (1 / 9), 10)}))
     assert (one.code, one.severity) == ("vanishing", severity)
 
 
-@pytest.mark.parametrize(("total", "severity"), [(11.0, "warning"), (69.0, "warning"), (71.0, "critical")])
+@pytest.mark.parametrize(
+    ("total", "severity"), [(11.0, "note"), (32.0, "warning"), (69.0, "warning"), (71.0, "critical")]
+)
 def test_severity_of_exploding_follows_the_total(record: Record, total: float, severity: str) -> None:
     (one,) = diagnose(record({0: geometric(total ** (1 / 9), 10)}))
     assert (one.code, one.severity) == ("exploding", severity)
@@ -182,10 +193,36 @@ def test_a_zero_beside_a_skip_is_no_verdict(record: Record) -> None:
 
 
 def test_shallow_nets_are_not_judged(record: Record) -> None:
-    findings = diagnose(record({0: geometric(0.1, 3)}))
+    findings = diagnose(record({0: geometric(0.2, 3)}))
     reason = NotApplicable("too shallow: an interval needs at least 4 hidden layers in a chain, this network has 3")
     assert (len(findings), findings.healthy) == (0, ("non-finite",))
     assert findings.not_applicable == {"vanishing": reason, "exploding": reason}
+
+
+@pytest.mark.parametrize(("rate", "code"), [(0.1, "vanishing"), (10.0, "exploding")])
+def test_shallow_nets_are_judged_where_chance_could_not_do_it(record: Record, rate: float, code: str) -> None:
+    (one,) = diagnose(record({0: geometric(rate, 3)}))
+    assert (one.code, one.severity) == (code, "critical" if rate > 1 else "warning")
+    assert f"is multiplied by {rate:.3g} per layer, in total by" in one.cause
+
+
+def test_one_bad_batch_at_the_end_is_no_alarm(record: Record) -> None:
+    well, ill = geometric(1.0, 8), geometric(0.2, 8)
+    steps = dict.fromkeys(range(0, 50, 10), well)
+    assert diagnose(record(steps | {50: ill}, name="once")).codes == ()
+    (one,) = diagnose(record(steps | {30: ill, 40: ill, 50: ill}, name="mostly"))
+    assert (one.code, one.severity, one.steps) == ("vanishing", "critical", (30, 50))
+
+
+def test_the_numbers_of_the_layers_are_a_frame(record: Record) -> None:
+    (one,) = diagnose(record({0: geometric(0.25, 5)}, weight_gain=0.5))
+    frame = one.frame()
+    assert frame.index.tolist() == [1, 2, 3, 4, 5]
+    assert frame.columns.tolist()[:3] == ["output_grad_norm", "weight_gain", "activation_gain"]
+    assert frame["output_grad_norm"].tolist() == [0.25**4, 0.25**3, 0.25**2, 0.25, 1.0]
+    assert one.remedies == ("critical_init", "normalize", "add_skips", "shallower")
+    assert one == diagnose(record({0: geometric(0.25, 5)}, weight_gain=0.5, name="again"))[0]
+    assert asdict(one)["by_layer"] == one.by_layer
 
 
 def test_without_the_metric_nothing_is_judged(record: Record) -> None:
@@ -332,7 +369,8 @@ def test_findings_are_a_sequence_and_a_frame(record: Record) -> None:
     assert findings[1].code == "vanishing"
     frame = findings.frame()
     assert frame.columns.tolist() == [
-        *["code", "title", "severity", "layers", "steps", "evidence", "cause", "remedy", "source"]
+        *["code", "title", "severity", "layers", "steps", "evidence", "cause", "remedy", "source", "remedies"],
+        "by_layer",
     ]
     assert frame["severity"].tolist() == ["critical", "critical"]
     assert diagnose(record({0: geometric(1.0, 8)}, name="well")).frame().empty

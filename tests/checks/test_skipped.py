@@ -7,12 +7,19 @@ from collections.abc import Callable
 
 import pytest
 
-from gradscope.checks import NotApplicable, diagnose
+from gradscope import checks
+from gradscope.checks import Findings, NotApplicable
 from gradscope.runs import Run
 
 Record = Callable[..., Run]
+PASSAGE = ("non-finite", "vanishing", "exploding")
 HEALTHY = [1.0] * 9
 GROWING = [2.0**power for power in range(8, 0, -1)] + [1.0]
+
+
+def diagnose(run: Run) -> Findings:
+    """Make the checks of the passage alone: this file is about them."""
+    return checks.diagnose(run, PASSAGE)
 
 
 def test_no_alarm_from_a_skipped_step(record: Record) -> None:
