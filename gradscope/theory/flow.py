@@ -26,12 +26,15 @@ class Flow:
         log: ln of the total relative to the last stage.
         dense: Variance of `log` between initializations that all positions have in common.
         local: Variance of one spatial mode, which the sum over modes averages.
+        units: Energies of units relative to their mean, row by row those of the forward sample; None where weights have
+            just mixed all units.
     """
 
     share: Array
     log: float = 0.0
     dense: float = 0.0
     local: float = 0.0
+    units: Array | None = None
 
     @property
     def variance(self) -> float:
@@ -82,16 +85,18 @@ class Gain:
         factor: Of the energy.
         noise: Variance added where there are no positions, or of one spatial mode.
         shared: Variance that all positions have in common.
+        units: Factors of units relative to their mean; None where they are all alike.
     """
 
     factor: Array
     noise: float = 0.0
     shared: float = 0.0
+    units: Array | None = None
 
     def back(self, flow: Flow, seen: dict[int, Flow]) -> Flow:
         """Multiply the energy."""
         scaled = flow.scaled(flow.share * self.factor).noisier(self.noise)
-        return replace(scaled, dense=scaled.dense + self.shared)
+        return weighted(replace(scaled, dense=scaled.dense + self.shared), self.units)
 
 
 @dataclass(frozen=True)
@@ -105,7 +110,7 @@ class Dense:
     def back(self, flow: Flow, seen: dict[int, Flow]) -> Flow:
         """Spread the energy over the input."""
         energy = np.full(self.shape, self.weight_var / math.prod(self.shape))
-        noisy = replace(flow, share=np.asarray(1.0), dense=flow.variance + self.noise, local=0.0)
+        noisy = replace(flow, share=np.asarray(1.0), dense=flow.variance + self.noise, local=0.0, units=None)
         return noisy.scaled(energy)
 
 
@@ -120,7 +125,9 @@ class Box:
     def back(self, flow: Flow, seen: dict[int, Flow]) -> Flow:
         """Send the energy back through the taps."""
         transposed = [one.T for one in self.filters]
-        return flow.scaled(self.weight_var * along_axes(transposed, flow.share)).noisier(self.noise)
+        return (
+            replace(flow, units=None).scaled(self.weight_var * along_axes(transposed, flow.share)).noisier(self.noise)
+        )
 
 
 @dataclass(frozen=True)
@@ -164,8 +171,20 @@ class Join:
             log=top,
             dense=_mixed(flow.dense, over.dense, own.dense, part),
             local=_mixed(flow.local, over.local, own.local, part),
+            units=_both(over.units, own.units, part),
         )
         return joined.scaled(skip * over.share + branch * own.share).noisier(cross)
+
+
+def weighted(flow: Flow, factors: Array | None) -> Flow:
+    """Multiply the energies of units by factors of mean 1: where both are large at the same units, their sum grows."""
+    if factors is None:
+        return flow
+    units = factors if flow.units is None else factors * flow.units
+    mean = float(np.mean(units))
+    if mean == 0.0:
+        return replace(flow, log=-math.inf)
+    return replace(flow, log=flow.log + math.log(mean), units=units / mean)
 
 
 def through(path: Sequence[Back], flow: Flow, seen: dict[int, Flow]) -> Flow:
@@ -180,6 +199,15 @@ def along_axes(filters: Sequence[Array], values: Array) -> Array:
     for axis, one in enumerate(filters):
         values = np.moveaxis(np.tensordot(one, values, axes=(1, axis)), 0, axis)
     return values
+
+
+def _both(over: Array | None, own: Array | None, part: float) -> Array | None:
+    """Relative energies of units of a sum; a path that mixed all units brings the same to each."""
+    if over is None and own is None:
+        return None
+    even = np.ones(1)
+    both: Array = (1.0 - part) * (even if over is None else over) + part * (even if own is None else own)
+    return both
 
 
 def _mixed(common: float, over: float, own: float, part: float) -> float:

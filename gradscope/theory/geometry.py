@@ -43,7 +43,7 @@ def convolve(signal: Signal, stage: Stage) -> tuple[Signal, Back]:
     level = float(np.mean(q))
     alike = tuple((one * part + stage.bias_var) / level if level > 0 else math.nan for one in signal.alike)
     noise = weight_noise(signal, signal.width, orthogonal=stage.orthogonal)
-    passed = replace(signal, q=q, alike=alike, mean=0.0, normal=True, width=stage.fan_out)
+    passed = replace(signal, q=q, alike=alike, mean=0.0, units=None, width=stage.fan_out)
     return passed, Box(stage.weight_var, filters, noise)
 
 
@@ -135,7 +135,7 @@ def _max_pool(signal: Signal, response: Response, phi: Activation, how: Pool) ->
         for one in (signal.alike[0], *signal.alike[2:])
     )
     noise = response.back.noise if isinstance(response.back, Gain) else 0.0
-    pooled = replace(response.signal, q=square, alike=alike, mean=float(np.mean(mean)), normal=False).noted(LIKE_MAXIMA)
+    pooled = replace(response.signal, q=square, alike=alike, mean=float(np.mean(mean))).noted(LIKE_MAXIMA)
     return pooled, [Gain(np.ones(signal.q.shape), noise), Unpool(signal.q.shape, how.window, slope)]
 
 

@@ -59,7 +59,9 @@ def propagate(network: Network, start: Start | None = None) -> tuple[Level, ...]
             f"rank of the start is between 1 and its samples, not {start.rank:.6g} of {start.samples}"
         )
     alike = (float(start.c), *start.neighbours)
-    signal = Signal(_begin(network, start.q), alike, samples=start.samples, rank=start.rank)
+    signal = Signal(
+        _begin(network, start.q), alike, samples=start.samples, rank=start.rank, sampling=_has_sums(network)
+    )
     walk.run(network, signal, first=True)
     if not walk.passages:
         raise InvalidValueError("a network for theory needs at least one stage")
@@ -126,7 +128,7 @@ class _Walk:
             q=np.asarray(q),
             alike=(alike / q if q > 0 else math.nan,),
             mean=0.0,
-            normal=True,
+            units=None,
             width=stage.fan_out,
         )
 
@@ -166,6 +168,10 @@ def _begin(network: Network, q: float | Array) -> Array:
     if given.ndim or not isinstance(first, Stage) or first.convolution is None:
         return given
     return leaked(first.convolution, float(given), first.bias_var)
+
+
+def _has_sums(network: Network) -> bool:
+    return any(isinstance(one, Residual) for one in network)
 
 
 def _is_chain(network: Network) -> bool:

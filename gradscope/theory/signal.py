@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from gradscope.theory.expectations import moments, pair_moment
 from gradscope.theory.flow import Back, Gain
 from gradscope.theory.functions import Activation
+from gradscope.theory.units import apart, normal_units, unit_scale
 
 Array = NDArray[np.float64]
 NO_CORRELATION = "approximate: samples are taken to be uncorrelated, since the start says nothing of their correlation"
-NOT_NORMAL = "approximate: the input of an activation behind a sum is taken to be normally distributed"
+NOT_NORMAL = "approximate: the input of a batch norm behind an activation is taken to be normally distributed"
 FLAT_PICTURE = "approximate: positions are taken to be as alike as different samples are"
 
 
@@ -26,7 +27,9 @@ class Signal:
         q: Mean square over samples and units; one entry per position where there are positions.
         alike: Correlations <a a'> / <a^2>: of two samples, then of neighbours within the poolings to come.
         mean: Mean over units of a sample.
-        normal: Whether units are normally distributed.
+        units: A sample of units, of mean square 1, for two inputs; None where they are normally distributed.
+        sampling: Whether samples are drawn at all: only behind a sum are units neither normal nor mixed by weights.
+        draw: Number of samples drawn so far.
         width: Units or channels; 0 is infinitely many.
         samples: Samples of the batch.
         rank: Of their gradients; see `Start`.
@@ -37,7 +40,9 @@ class Signal:
     q: Array
     alike: tuple[float, ...]
     mean: float = 0.0
-    normal: bool = True
+    units: Array | None = None
+    sampling: bool = False
+    draw: int = 0
     width: int = 0
     samples: int = 1
     rank: float = 1.0
@@ -70,9 +75,13 @@ class Response:
 
 
 def activate(signal: Signal, phi: Activation) -> Response:
-    """Apply an activation, taking its input as normally distributed."""
+    """Apply an activation."""
     if phi.name == "identity":
         return Response(signal, np.ones_like(signal.q), None)
+    return _of_normal(signal, phi) if signal.units is None else _of_units(signal, phi)
+
+
+def _of_normal(signal: Signal, phi: Activation) -> Response:
     found = moments(phi, signal.q)
     slope, fourth, square = found.slope_square, found.slope_fourth, found.square
     if phi.sides is not None:
@@ -84,8 +93,45 @@ def activate(signal: Signal, phi: Activation) -> Response:
     own, shared = _noise(signal, phi, ratio - 1.0)
     level = float(np.mean(square))
     alike = tuple(_pair(phi, signal.level, one) / level if level > 0 else math.nan for one in signal.alike)
-    behind = replace(signal, q=square, alike=alike, mean=float(np.mean(found.mean)), normal=False)
-    return Response(behind if signal.normal else behind.noted(NOT_NORMAL), slope, Gain(slope, own, shared))
+    behind = replace(signal, q=square, alike=alike, mean=float(np.mean(found.mean)))
+    if not signal.sampling:
+        return Response(behind, slope, Gain(slope, own, shared))
+    units, factors = _sampled(phi, normal_units(signal.alike[0], signal.draw), signal.level)
+    return Response(replace(behind, units=units, draw=signal.draw + 1), slope, Gain(slope, own, shared, factors))
+
+
+def _of_units(signal: Signal, phi: Activation) -> Response:
+    """Apply an activation to a sample of units; positions differ in their scale alone."""
+    assert signal.units is not None
+    values = np.sqrt(max(signal.level, 0.0)) * signal.units
+    after, slopes = phi.phi(values), phi.slope(values) ** 2
+    _, level = unit_scale(after)
+    mean_slope = float(np.mean(slopes))
+    own, shared = _noise(signal, phi, float(np.mean(slopes**2)) / mean_slope**2 - 1.0 if mean_slope > 0 else 0.0)
+    as_normal = moments(phi, signal.level)
+    square = float(as_normal.square)
+    rest = tuple(_pair(phi, signal.level, one) / square if square > 0 else math.nan for one in signal.alike[1:])
+    first = float(np.mean(after[:, 0] * after[:, 1])) / level if level > 0 else math.nan
+    relative = signal.q / signal.level if signal.level > 0 else np.ones_like(signal.q)
+    units, factors = _sampled(phi, signal.units, signal.level)
+    behind = replace(
+        signal,
+        q=level * relative,
+        alike=(math.nan if math.isnan(signal.alike[0]) else first, *rest),
+        mean=float(np.mean(after)),
+        units=units,
+    )
+    slope = np.full_like(signal.q, mean_slope)
+    return Response(behind, slope, Gain(slope, own, shared, factors))
+
+
+def _sampled(phi: Activation, units: Array, q: float) -> tuple[Array, Array | None]:
+    """Return a sample of units behind an activation, and the squares of its slope there relative to their mean."""
+    values = np.sqrt(q if q >= 0.0 else 1.0) * units
+    slopes = phi.slope(values) ** 2
+    mean = float(np.mean(slopes))
+    factors = slopes / mean if mean > 0.0 else None
+    return unit_scale(np.asarray(phi.phi(values)))[0], factors
 
 
 def normalize(signal: Signal, norm: str, eps: float) -> tuple[Signal, Back | None]:
@@ -95,6 +141,7 @@ def normalize(signal: Signal, norm: str, eps: float) -> tuple[Signal, Back | Non
     level = signal.level
     if norm == "batch":
         # Over a batch, what all samples share is the mean: <z z'> between samples.
+        signal = signal if signal.units is None else replace(signal, units=None).noted(NOT_NORMAL)
         common = 0.0 if math.isnan(signal.alike[0]) else signal.alike[0] * level
         signal = signal.noted(NO_CORRELATION) if math.isnan(signal.alike[0]) else signal
         signal = signal.noted(FLAT_PICTURE) if signal.q.ndim else signal
@@ -106,7 +153,10 @@ def normalize(signal: Signal, norm: str, eps: float) -> tuple[Signal, Back | Non
     if norm == "batch":
         alike = (0.0, *alike[1:])
     q = np.maximum(signal.q - common, 0.0) * factor
-    normalized = replace(signal, q=q, alike=alike, mean=0.0)
+    sample = signal.units
+    if sample is not None:
+        sample = unit_scale(np.sqrt(level) * sample - signal.mean)[0]
+    normalized = replace(signal, q=q, alike=alike, mean=0.0, units=sample)
     # The variance over N units scatters by 2 / N between samples; that over a batch averages out.
     units = signal.width * max(signal.q.size, 1)
     noise = 2.0 / (units * signal.rank) if norm == "layer" and units else 0.0
@@ -136,12 +186,26 @@ def add(over: Signal, own: Signal, scale: float) -> Signal:
         q=q,
         alike=alike,
         mean=over.mean + scale * own.mean,
-        normal=over.normal and own.normal,
+        units=_summed(over, own, scale),
+        draw=max(over.draw, own.draw) + 2,
         blocked=over.blocked or own.blocked,
     )
     for note in own.notes:
         joined = joined.noted(note)
     return joined
+
+
+def _summed(over: Signal, own: Signal, scale: float) -> Array | None:
+    if over.units is None and own.units is None:
+        return None
+    draw = max(over.draw, own.draw)
+    both = [
+        normal_units(one.alike[0], draw + place) if one.units is None else one.units
+        for place, one in enumerate((over, own))
+    ]
+    sizes = [math.sqrt(one.level) if one.level >= 0.0 else math.nan for one in (over, own)]
+    values = sizes[0] * both[0] + scale * sizes[1] * apart(both[1], both[0])
+    return unit_scale(values)[0]
 
 
 def weight_noise(signal: Signal, width: int, *, orthogonal: bool) -> float:

@@ -233,6 +233,35 @@ def test_a_residual_block_that_ends_in_an_activation() -> None:
         assert logs == pytest.approx(np.log([one.q for one in levels[1:-1]]), abs=0.1), name
 
 
+@pytest.mark.parametrize("norm", ["none", "batch"])
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_residual_blocks_with_an_activation_behind_the_sum(activation: str, norm: str) -> None:
+    width, blocks, batch, seeds = 256, 8, 96, 5
+    branch = (Stage(2.0, activation=activation, norm=norm), Stage(2.0, norm=norm))  # type: ignore[arg-type]
+    block = Residual(branch, activation=activation)
+    levels = propagate([Stage(1.0, activation=activation), *[block] * blocks, Stage(1.0)], Start(1.0, 0.0))
+    phi, logs, squares = PHI[activation], [], []
+    for seed in range(seeds):
+        torch.manual_seed(seed)
+        outputs = [torch.randn(batch, width, dtype=torch.float64).requires_grad_()]
+        stream = phi(outputs[0])
+        for _ in range(blocks):
+            signal = stream
+            for last in (False, True):
+                outputs.append(signal @ torch.randn(width, width, dtype=torch.float64) * math.sqrt(2.0 / width))
+                signal = outputs[-1] if norm == "none" else _normalized(outputs[-1], norm)
+                signal = signal if last else phi(signal)
+            stream = phi(stream + signal)
+        outputs.append(stream @ torch.randn(width, width, dtype=torch.float64) / math.sqrt(width))
+        logs.append(np.cumsum(increments(outputs, seed)[::-1])[::-1])
+        squares.append([float(one.detach().square().mean()) for one in outputs])
+    # A percent per layer; positive means let q of single networks of this width scatter by a third.
+    allowed = 0.01 * 2 * blocks
+    assert np.mean(logs, axis=0) == pytest.approx([one.log_gradient for one in levels[:-1]], abs=allowed)
+    assert np.log(np.mean(squares, axis=0)) == pytest.approx(np.log([one.q for one in levels]), abs=0.35)
+    assert {one.status for one in levels} == {""}
+
+
 @pytest.mark.parametrize("kind", ["mean", "max"])
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
 def test_pooling_of_positions_that_are_known_to_be_unlike(kind: str, activation: str) -> None:

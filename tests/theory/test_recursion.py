@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 
 from gradscope.errors import InvalidValueError, UnknownNameError
@@ -133,6 +134,19 @@ def test_a_branch_that_ends_in_an_activation() -> None:
     again = first + 2 * mean * math.sqrt(2 * first) / math.sqrt(2 * math.pi) + first
     assert [one.q for one in levels] == pytest.approx([1.0, 2.0, 2 * first, again])
     assert levels[0].log_gradient == pytest.approx(math.log(2), rel=1e-9)
+
+
+def test_the_law_of_units_behind_sums_is_followed() -> None:
+    block = Residual((Stage(2.0, activation="relu"), Stage(2.0)), activation="relu")
+    levels = propagate([Stage(1.0, activation="relu"), *[block] * 6, Stage(1.0)])
+    # The same by a large sample of units alone.
+    random = np.random.default_rng(0)
+    stream, squares = np.maximum(random.normal(size=400_000), 0.0), []
+    for _ in range(6):
+        squares.append(2 * np.mean(stream**2))
+        stream = np.maximum(stream + random.normal(size=stream.size) * math.sqrt(squares[-1]), 0.0)
+    assert [one.q for one in levels[1:-1:2]] == pytest.approx(squares, rel=0.02)
+    assert levels[-1].q == pytest.approx(np.mean(stream**2), rel=0.02)
 
 
 def test_a_projected_shortcut() -> None:
