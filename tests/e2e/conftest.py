@@ -14,7 +14,7 @@ import pytest
 sys.path.append(str(Path(__file__).parents[1] / "figures"))
 
 import synthetic_runs
-from playwright.sync_api import Browser, Page, Request, Response, sync_playwright
+from playwright.sync_api import Browser, Page, Request, Response, expect, sync_playwright
 
 from gradscope.dashboards import build_server
 
@@ -29,6 +29,8 @@ FLAGS = [
     "--disable-dev-shm-usage",
 ]
 VIEWPORT = {"width": 1400, "height": 900}
+PATIENCE_MS = 20_000
+"""How long a page may take: on a busy machine, long."""
 
 
 @pytest.fixture(scope="session")
@@ -37,6 +39,7 @@ def browser() -> Iterator[Browser]:
     if path is None:
         # A user may go without; a change must not land without them.
         (pytest.fail if os.environ.get("CI") else pytest.skip)("the browser tests need chromium on the PATH")
+    expect.set_options(timeout=PATIENCE_MS)
     with sync_playwright() as playwright:
         opened = playwright.chromium.launch(executable_path=path, args=FLAGS)
         yield opened
@@ -101,7 +104,7 @@ def site_of(browser: Browser) -> Iterator[Callable[[Any], Site]]:
         closing.append(lambda: server.__exit__(None, None, None))
         context = browser.new_context(viewport=VIEWPORT)
         closing.append(context.close)
-        context.set_default_timeout(20_000)
+        context.set_default_timeout(PATIENCE_MS)
         return Site(context.new_page(), address)
 
     yield make

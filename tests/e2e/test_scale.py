@@ -73,7 +73,8 @@ def site(shared: Any) -> Iterator[Any]:
 def drag(page: Page, graph: str, start: tuple[float, float], end: tuple[float, float]) -> None:
     """Draw a box over a part of a plot, in shares of its width and height."""
     area = page.locator(f"#flow-{graph} .nsewdrag").first
-    area.scroll_into_view_if_needed()
+    # Not merely into view: the header lies over what is at the top.
+    area.evaluate("(plot) => plot.scrollIntoView({block: 'center'})")
     box = area.bounding_box()
     assert box is not None
     page.mouse.move(box["x"] + start[0] * box["width"], box["y"] + start[1] * box["height"])
