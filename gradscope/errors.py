@@ -34,10 +34,6 @@ class RunExistsError(GradscopeError, FileExistsError):
     """The output folder already holds a run."""
 
 
-class NotYetError(GradscopeError, NotImplementedError):
-    """Part of the interface that this version accepts but cannot honour."""
-
-
 def unknown_name(what: str, given: object, choices: Iterable[object]) -> UnknownNameError:
     """Build the error for an unknown name; it lists the choices and the nearest one.
 

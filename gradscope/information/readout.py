@@ -7,12 +7,6 @@ import warnings
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression, RidgeCV
-from sklearn.model_selection import KFold, StratifiedKFold, cross_val_predict
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from gradscope.errors import InvalidValueError
 from gradscope.information.arrays import labels, pair, samples, whole
@@ -47,6 +41,12 @@ def reconstruction(t: ArrayLike, x: ArrayLike, *, folds: int = 5, seed: int = 0)
 
     Source: Hoerl and Kennard 1970; Alain and Bengio 2016 for linear readers of layers.
     """
+    # Imported where it is used: it takes longer than all the rest.
+    from sklearn.linear_model import RidgeCV
+    from sklearn.model_selection import KFold, cross_val_predict
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     layer, inputs = pair(t, x, ("t", "x"))
     count = len(layer)
     _enough(folds, count)
@@ -88,6 +88,13 @@ def probe_accuracy(t: ArrayLike, y: ArrayLike, *, folds: int = 5, seed: int = 0)
 
     Source: Alain and Bengio 2016; Wilson 1927.
     """
+    from scipy import stats
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import StratifiedKFold, cross_val_predict
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     layer = samples("t", t)
     count = len(layer)
     classes = labels("y", y, count)

@@ -6,14 +6,8 @@ import operator
 
 from torch.amp.grad_scaler import GradScaler
 
-from gradscope.errors import InvalidTypeError, InvalidValueError, NotYetError, RunFormatError
+from gradscope.errors import InvalidTypeError, InvalidValueError, RunFormatError
 from gradscope.runs import Run, load
-
-
-def refuse_ignored(sample: object) -> None:
-    """Refuse what would be ignored: ``sample=``."""
-    if sample is not None:
-        raise NotYetError("sample= is not supported yet: no information metric would be recorded; leave it out")
 
 
 def whole_steps(name: str, value: object) -> int:

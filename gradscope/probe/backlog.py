@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -80,8 +80,8 @@ class Backlog:
         self._plan = plan
         self._fault = fault
         self._look = look
-        self._specs = [metric.spec for metric in plan.metrics]
-        self._columns = {metric.name: column for column, metric in enumerate(plan.metrics)}
+        self._specs = plan.specs
+        self._columns = {spec.name: column for column, spec in enumerate(plan.specs)}
         self._windowed = [column for column, one in enumerate(plan.metrics) if one.phase == "window"]
         self._windows: dict[Key, UnitWindow] = {}
         self._none_dead: dict[tuple[int, int], float] = {}
@@ -103,6 +103,10 @@ class Backlog:
             if number is not None:
                 combined[row, column] = number
         return combined
+
+    def measured(self, row: int, found: Mapping[str, float]) -> dict[tuple[int, int], float]:
+        """Place what was measured of a call on a fixed sample, by row and column."""
+        return {(row, self._columns[name]): value for name, value in found.items()}
 
     def add(self, step: Step, readings: Sequence[Sequence[Reading]], sharded: ShardedLayers) -> None:
         """Take in a step that has ended; rows are made now if enough is waiting.

@@ -38,12 +38,19 @@ class Meter:
         self._left = 0
         self._rests: list[float] = []
         self._extras: deque[float] = deque(maxlen=PERIODS)
+        self._aside = 0.0
         self._end: float | None = None
 
     def add(self, seconds: float) -> None:
         """Add time of ours."""
         self._spent += seconds
         self._own += seconds
+
+    def set_aside(self, seconds: float) -> None:
+        """Set time of ours apart that does not depend on how many steps are recorded, as that of a fixed sample."""
+        self._aside += seconds
+        self._since += seconds
+        self._at += seconds
 
     def begin_step(self) -> None:
         """A step begins for which hooks have just been attached, or removed."""
@@ -71,7 +78,10 @@ class Meter:
             self.pace, self._warm, self._left = replace(old, before=measured.share), True, 0
             return None
         self.pace = measured.within_budget()
-        return None if self.pace is measured else measured
+        if self.pace is measured:
+            return None
+        self._aside = 0.0
+        return measured
 
     def stop(self) -> None:
         """Measure no longer."""
@@ -83,7 +93,9 @@ class Meter:
         if not self.pace.recorded:
             return self.pace.before
         now = self._end if self._end is not None else self.clock()
-        return self._judged(self.pace.after(self._spent, now - self._since, recorded=0)).share
+        judged = self._judged(self.pace.after(self._spent, now - self._since, recorded=0))
+        passed = judged.elapsed
+        return (judged.share * passed + self._aside) / (passed + self._aside) if passed else judged.share
 
     def _judged(self, pace: Pace) -> Pace:
         own, passed = pace.spent / pace.recorded, pace.elapsed / pace.recorded

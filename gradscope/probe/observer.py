@@ -20,6 +20,7 @@ from gradscope.probe.compiled import outside_compiled
 from gradscope.probe.coverage import coverage_frame
 from gradscope.probe.flags import Flag, hooked, spread
 from gradscope.probe.hooks import Hook, HookSet, is_capturing
+from gradscope.probe.information import Informant
 from gradscope.probe.layers import Layer
 from gradscope.probe.loss_scale import LossScale
 from gradscope.probe.meter import Meter
@@ -57,6 +58,7 @@ class Probe:
         budget: float | None = None,
         scaler: GradScaler | None = None,
         scope: Scope | None = None,
+        informant: Informant | None = None,
     ) -> None:
         self._model = model
         self._optimizers = tuple(optimizers)
@@ -67,7 +69,7 @@ class Probe:
         self._step = self._first_step = writer.next_step
         self._scope = scope or Scope()
         self._layers = tuple(layers)
-        self._sink = Sink(writer, plan, self._layers, self._scope)
+        self._sink = Sink(writer, plan, self._layers, self._scope, informant)
         self._parameters = ParameterReader(layers, plan, self._fault)
         seen = tuple(layer for layer in layers if layer.name not in self._scope.limits)
         self._attachment = Attachment(model, seen, plan.needs("activation_input"), self._fault)
@@ -280,6 +282,8 @@ class Probe:
             self._write(self._recorder)
         else:
             self._meter.pass_step()
+            if self._sink.measures(self._step):
+                self._meter.set_aside(self._sink.measure(self._step))
         self._stepped.clear()
         self._backward.seen = False
         self._step += 1
@@ -299,7 +303,9 @@ class Probe:
             recorder.finish()
             add_uncalled(recorder, self._layers, self._scope.limits)
             self._sink.compiled = self._attachment.compiled
-            self._sink.write(recorder, scales=self._loss_scale.resolver())
+            aside = self._sink.write(recorder, scales=self._loss_scale.resolver())
+            self._meter.set_aside(aside)
+            start += aside
         except Exception as error:
             self._fault("all layers", "writing", error)
         recorder.restart()

@@ -8,6 +8,7 @@ from functools import cached_property
 
 from gradscope.metrics import Metric
 from gradscope.signals import ANY_PHASE, OVERLAPS, SIGNALS, STATISTICS, Phase
+from gradscope.spec import MetricSpec
 
 HISTOGRAMMED = ("activation_input", "output_grad", "weight", "weight_grad")
 WIDTHS = {"moments": 4, "squares": 2, "zeros": 2, "small": 2, "power": 2, "spread": 2, "overlap": 2}
@@ -32,11 +33,23 @@ class Program:
 
 @dataclass(frozen=True)
 class Plan:
-    """The chosen metrics, in column order, and whether to count histograms."""
+    """The chosen metrics, in column order, and whether to count histograms.
+
+    Attributes:
+        metrics: Metrics of what a step shows.
+        histograms: Whether to count histograms.
+        information: Metrics of a fixed sample; their columns come after the others.
+    """
 
     metrics: tuple[Metric, ...]
     histograms: bool
+    information: tuple[MetricSpec, ...] = ()
     _programs: dict[tuple[Phase, tuple[str, ...]], Program] = field(default_factory=dict, compare=False, repr=False)
+
+    @cached_property
+    def specs(self) -> tuple[MetricSpec, ...]:
+        """What readers know of every column."""
+        return (*(metric.spec for metric in self.metrics), *self.information)
 
     @cached_property
     def statistics(self) -> dict[str, tuple[str, ...]]:

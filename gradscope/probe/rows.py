@@ -68,8 +68,8 @@ def _are_distinct(rows: NDArray[np.intp]) -> bool:
 
 
 def evaluate(plan: Plan, table: Array, fault: FaultHandler) -> tuple[Array, Mask]:
-    """Run the metrics of statistics on all rows; values and whether they are present, shape (rows, metrics)."""
-    values = np.full((len(table), len(plan.metrics)), np.nan)
+    """Run the metrics of statistics on all rows; values and whether they are present, shape (rows, columns)."""
+    values = np.full((len(table), len(plan.specs)), np.nan)
     present = np.zeros(values.shape, dtype=np.bool_)
     for column, metric in enumerate(plan.metrics):
         if metric.phase is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 import warnings
 import weakref
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from gradscope.probe import reduce
 from gradscope.probe.backlog import Backlog, Step
 from gradscope.probe.coverage import Coverage, awaited, coverage_rows, survey
 from gradscope.probe.distributed import world_size
+from gradscope.probe.information import Informant, Measured
 from gradscope.probe.layers import Layer
 from gradscope.probe.loss_scale import keeps_scale
 from gradscope.probe.plan import Plan
@@ -37,7 +39,14 @@ PENDING_SCALARS = 1000
 class Sink:
     """Writes recorded steps, scalars, events and faults of one probe."""
 
-    def __init__(self, writer: Writer, plan: Plan, layers: tuple[Layer, ...], scope: Scope | None = None) -> None:
+    def __init__(
+        self,
+        writer: Writer,
+        plan: Plan,
+        layers: tuple[Layer, ...],
+        scope: Scope | None = None,
+        informant: Informant | None = None,
+    ) -> None:
         self.writer = writer
         self.scope = scope or Scope()
         self.compiled = False
@@ -57,14 +66,22 @@ class Sink:
         self._norms = tuple(map(names.index, both)) if set(both) <= set(names) else None
         self._pending: list[tuple[int, str, Tensor]] = []
         self._recorded = 0
+        self._informant = informant
+        if informant is not None and self._sharded.exist:
+            # A forward pass of a sharded model waits for all ranks, and this may be the only one that is watched.
+            self._informant = None
+            self.remark(writer.next_step, "sample", "sample= is not measured: the parameters are sharded over ranks")
 
-    def write(self, recorder: Recorder, *, skipped: bool = False, scales: Resolve | None = None) -> None:
+    def write(self, recorder: Recorder, *, skipped: bool = False, scales: Resolve | None = None) -> float:
         """Take in a step; its one transfer from the device happens here, its rows are made with those of others.
 
         Args:
             recorder: The step.
             skipped: Whether it was cut short; `scales` know what a scaler skipped.
             scales: What its gradients carry of the loss scale; None where there is none.
+
+        Returns:
+            Seconds that the fixed sample took, where it was due.
         """
         recorder.finish()
         records = list(recorder.records.values())
@@ -75,14 +92,45 @@ class Sink:
         self.tally.fetch(numbers)
         if self.table.update(records):
             self.writer.describe(self.table.specs)
+        measured, aside = self._measured(recorder.step)
         if records:
-            self._take_in(recorder.step, records, readings, numbers, skipped, scales)
+            self._take_in(recorder.step, records, readings, numbers, skipped, scales, measured)
         else:
             self.backlog.settle()  # parameters were read for no call
         self._write_coverage(recorder, records)
         self._recorded += 1
         self.tally.exact_shares = is_milestone(self._recorded)
         self.writer.tick()
+        return aside
+
+    def measures(self, step: int) -> bool:
+        """Tell whether the fixed sample is due after a step."""
+        return self._informant is not None and self._informant.due(step)
+
+    def measure(self, step: int) -> float:
+        """Measure the fixed sample after a step that is not recorded; return the seconds it took."""
+        measured, aside = self._measured(step)
+        calls = [one for one in self.table.specs if one.id in measured]
+        if calls:
+            values: dict[tuple[int, int], float] = {}
+            for row, one in enumerate(calls):
+                values |= self.backlog.measured(row, measured[one.id])
+            keys = tuple((one.layer, one.call) for one in calls)
+            ids = np.asarray([one.id for one in calls], dtype=np.int32)
+            ended = Step(step, keys, ids, None, skipped=False, values=values, is_milestone=False)
+            self.backlog.add(ended, [[]] * len(calls), self._sharded)
+        return aside
+
+    def _measured(self, step: int) -> tuple[Measured, float]:
+        if self._informant is None or not self._informant.due(step):
+            return {}, 0.0
+        start = time.perf_counter()
+        try:
+            found = self._informant.measure(self.table.specs)
+        except Exception as error:
+            self.fault(step, "all layers", "measuring the sample", error)
+            found = {}
+        return found, time.perf_counter() - start
 
     def _take_in(
         self,
@@ -92,6 +140,7 @@ class Sink:
         numbers: NDArray[np.float64],
         skipped: bool,
         scales: Resolve | None,
+        measured: Measured,
     ) -> None:
         by_call = scales(numbers) if scales is not None else None
         values: dict[tuple[int, int], float] = {}
@@ -99,10 +148,13 @@ class Sink:
             taken = [value for reading in found for value in reading.values]
             values.update(self.backlog.values(taken, numbers, row))
         keys = tuple(record.key for record in records)
+        ids = [self.table.ids[key] for key in keys]
+        for row, one in enumerate(ids if measured else ()):
+            values |= self.backlog.measured(row, measured.get(one, {}))
         ended = Step(
             step=step,
             keys=keys,
-            ids=np.asarray([self.table.ids[key] for key in keys], dtype=np.int32),
+            ids=np.asarray(ids, dtype=np.int32),
             scales=None if by_call is None else [by_call[key] for key in keys],
             skipped=skipped,
             values=values,

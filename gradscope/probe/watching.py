@@ -21,9 +21,11 @@ from torch.optim import Optimizer
 
 from gradscope.errors import InvalidTypeError, InvalidValueError, RunFormatError
 from gradscope.metrics import select, wants_histograms
-from gradscope.probe.arguments import first_pace, given_pace, refuse_ignored, scaler_or_none, share_of_time, whole_steps
+from gradscope.metrics.information import choose
+from gradscope.probe.arguments import first_pace, given_pace, scaler_or_none, share_of_time, whole_steps
 from gradscope.probe.compiled import COMPILED_WARNING, is_compiled, unwrap
 from gradscope.probe.distributed import rank, world_size
+from gradscope.probe.information import Informant, fixed_sample
 from gradscope.probe.layers import Layer, LayerFilter, find_layers
 from gradscope.probe.observer import Probe
 from gradscope.probe.plan import Plan
@@ -68,8 +70,12 @@ def watch(
             why, and a run that is resumed goes on where it was.
         metrics: ``"default"``, ``"all"``, ``"histograms"``, a group, a metric, or a list of these.
         layers: fnmatch pattern on qualified names, a list of them, or a callable (name, module) -> bool.
-        sample: Not in this version: a fixed sample (x, y) for information metrics.
-        information_every: Steps between two information measurements, once ``sample`` is taken.
+        sample: A fixed sample (x, y), for what the layers tell of input and label: it goes through the model in
+            evaluation mode, outside the training step, and leaves no trace. At most 1,024 samples are used; y is None
+            without labels. Adds the metrics of information to the run (effective rank, participation ratio, CKA, and
+            bounds on information under noise, with intervals; ``metrics=`` may name others, or ``"information"``).
+        information_every: The sample is measured as the steps k with k % information_every == 0 leave the model,
+            recorded or not.
         scaler: The GradScaler of a mixed-precision training: every metric of gradients is divided by the loss scale
             (to the power of the metric's degree), and steps that it skips are counted and flagged ``skipped``. Error
             signals carry the scale of their backward pass, parameter gradients what is left when the optimizer applies
@@ -88,18 +94,18 @@ def watch(
         InvalidValueError: for a model without layers, ``every`` below 1, a budget that is no share.
         UnknownNameError: for an unknown metric or a layer pattern that matches nothing; it lists the choices.
         RunExistsError: if ``out`` holds a run and ``resume`` is False.
-        NotYetError: for ``sample``, which this version would ignore.
     """
-    refuse_ignored(sample)
     if not isinstance(resume, bool):
         raise InvalidTypeError(f"resume is True or False, not {resume!r}")
     target = unwrap(model)
     found = find_layers(target, layers)
     optimizers = _optimizers(optimizer)
     steps = given_pace(every)
-    whole_steps("information_every", information_every)
+    information_every = whole_steps("information_every", information_every)
     scaler, budget = scaler_or_none(scaler), share_of_time(budget)
-    plan = Plan(select(metrics), wants_histograms(metrics))
+    fixed = None if sample is None else fixed_sample(sample)
+    chosen, information = choose(metrics, fixed is not None)
+    plan = Plan(select(chosen) if chosen or not information else (), wants_histograms(chosen), information)
     scope = scope_of(target, found, plan, is_compiled(model))
     if is_compiled(model):
         warnings.warn(COMPILED_WARNING, stacklevel=2)
@@ -110,7 +116,7 @@ def watch(
     pace = steps or first_pace(folder, resume)
     writer = Writer(
         folder,
-        metrics=[metric.spec for metric in plan.metrics],
+        metrics=list(plan.specs),
         config=_config(config),
         environment=_environment(target) | ({"loss_scaled": True} if scaler is not None else {}),
         name=name,
@@ -124,7 +130,10 @@ def watch(
         writer.close("failed", "the model was being watched already, and warnings are errors here")
         raise
     kept = None if steps else budget
-    probe = Probe(target, optimizers, found, plan, writer, pace, budget=kept, scaler=scaler, scope=scope)
+    informant = Informant(target, found, fixed, information_every, information) if fixed is not None else None
+    probe = Probe(
+        target, optimizers, found, plan, writer, pace, budget=kept, scaler=scaler, scope=scope, informant=informant
+    )
     _probes[target] = weakref.ref(probe)
     return probe
 

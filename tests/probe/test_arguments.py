@@ -15,7 +15,6 @@ from gradscope.errors import (
     GradscopeError,
     InvalidTypeError,
     InvalidValueError,
-    NotYetError,
     RunExistsError,
     UnknownNameError,
 )
@@ -58,8 +57,7 @@ def exactly(text: str) -> str:
         ({"budget": 2}, InvalidValueError, "budget is a share of the time above 0 and below 1, such as 0.02, not 2"),
         ({"budget": float("nan")}, InvalidValueError, "budget is a share of the time above 0 and below 1, such as "
          "0.02, not nan"),
-        ({"sample": (1, 2)}, NotYetError, "sample= is not supported yet: no information metric would be recorded; "
-         "leave it out"),
+        ({"sample": (1, 2)}, InvalidTypeError, "the x of sample is a tensor (samples, ...) or holds one, not int"),
         ({"every": "often"}, InvalidTypeError, "every is a whole number of steps or 'auto', not 'often'"),
         ({"model": nn.DataParallel(net())}, InvalidTypeError, "DataParallel copies the model at every step; use "
          "DistributedDataParallel, or watch model.module"),

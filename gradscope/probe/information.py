@@ -1,0 +1,125 @@
+"""What the layers tell of a fixed sample, measured now and then while the model trains."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from gradscope.errors import InvalidTypeError, InvalidValueError
+from gradscope.information.panel import panel
+from gradscope.metrics.information import ENDS, MOST_SAMPLES
+from gradscope.probe.layers import Layer
+from gradscope.probe.representations import collect, features
+from gradscope.spec import LayerSpec, MetricSpec
+
+Measured = dict[int, dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A fixed sample, at most `MOST_SAMPLES` of what was given.
+
+    Attributes:
+        x: What the model takes: a tensor, a tuple of them or a mapping.
+        inputs: The first tensor of it, (samples, features).
+        labels: One for each sample; None where there are none.
+    """
+
+    x: Any
+    inputs: NDArray[np.float32]
+    labels: NDArray[Any] | None
+
+
+def fixed_sample(given: object) -> Sample:
+    """Check and copy the ``sample=`` argument of ``watch``.
+
+    Raises:
+        InvalidTypeError: It is no pair (x, y), or x holds no tensor.
+        InvalidValueError: Its parts differ in length, or have fewer than 4 samples.
+    """
+    if not isinstance(given, tuple | list) or len(given) != 2:
+        raise InvalidTypeError(f"sample is the pair (x, y), y None without labels, not {type(given).__name__}")
+    x, y = given
+    tensors = [one for one in _parts(x) if isinstance(one, Tensor) and one.ndim]
+    if not tensors:
+        raise InvalidTypeError(f"the x of sample is a tensor (samples, ...) or holds one, not {type(x).__name__}")
+    count = len(tensors[0])
+    labels = None if y is None else torch.as_tensor(y).detach().cpu().numpy()
+    if labels is not None and len(labels) != count:
+        raise InvalidValueError(f"the x of sample has {count} samples and its y has {len(labels)}")
+    if count < 4:
+        raise InvalidValueError(f"sample has {count} samples, and at least 4 are needed")
+    places = np.sort(np.random.default_rng(0).permutation(count)[:MOST_SAMPLES])
+    chosen = torch.from_numpy(places)
+    fewer = _select(x, chosen, count)
+    inputs = next(one for one in _parts(fewer) if isinstance(one, Tensor) and one.ndim)
+    return Sample(fewer, features(inputs, "flatten"), None if labels is None else labels[places])
+
+
+class Informant:
+    """Measures the information in every layer about a fixed sample.
+
+    Args:
+        model: The model, without the wrappers of torch.compile and distributed training.
+        layers: Its layers.
+        sample: The sample.
+        every: It is measured after the steps k with k % every == 0.
+        specs: The metrics, ends of their intervals included.
+    """
+
+    def __init__(
+        self, model: nn.Module, layers: Sequence[Layer], sample: Sample, every: int, specs: Sequence[MetricSpec]
+    ) -> None:
+        self._model = model
+        self._layers = layers
+        self._sample = sample
+        self._every = every
+        self._columns = {one.name for one in specs}
+        ends = tuple(f"_{end}" for end in ENDS)
+        self._metrics = [one.name for one in specs if not one.name.endswith(ends)]
+
+    def due(self, step: int) -> bool:
+        """Tell whether to measure after a step."""
+        return step % self._every == 0
+
+    def measure(self, specs: Sequence[LayerSpec]) -> Measured:
+        """Run the sample through the model and return the metrics of every layer call, by id.
+
+        What a layer hands on that is not finite has no information.
+
+        Raises:
+            Exception: what the model raises.
+        """
+        found = collect(self._model, self._layers, specs, self._sample.x)
+        finite = {str(key): one for key, one in found.items() if np.isfinite(one).all()}
+        frame = panel(finite, self._sample.inputs, self._sample.labels, metrics=self._metrics)
+        measured: Measured = {}
+        for row in frame.to_dict("records"):
+            numbers = {row["metric"]: row["value"]} | {f"{row['metric']}_{end}": row[end] for end in ENDS}
+            # An interval that is not known is absent, not NaN.
+            known = {name: float(one) for name, one in numbers.items() if not math.isnan(one)}
+            measured.setdefault(int(row["layer"]), {}).update(known)
+        return measured
+
+
+def _parts(x: Any) -> Sequence[Any]:
+    if isinstance(x, Mapping):
+        return list(x.values())
+    return x if isinstance(x, tuple | list) else [x]
+
+
+def _select(x: Any, chosen: Tensor, count: int) -> Any:
+    """Return a copy of the chosen samples; what is as long as the sample is taken to be of it."""
+    if isinstance(x, Tensor):
+        mine = x.detach()
+        return mine[chosen.to(mine.device)] if mine.ndim and len(mine) == count else mine.clone()
+    if isinstance(x, Mapping):
+        return {key: _select(one, chosen, count) for key, one in x.items()}
+    return tuple(_select(one, chosen, count) for one in x) if isinstance(x, tuple | list) else x

@@ -1,0 +1,232 @@
+"""A fixed sample, measured while a model trains: rows like any other, and a training that does not notice."""
+
+from __future__ import annotations
+
+import copy
+import random
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor, nn
+
+import gradscope as gs
+from gradscope.errors import GradscopeError, InvalidTypeError, InvalidValueError
+
+DEFAULT = [
+    "effective_rank",
+    "participation_ratio",
+    "cka_input",
+    "cka_label",
+    "input_information",
+    "label_information",
+]
+
+
+def data(count: int = 96, features: int = 6) -> tuple[Tensor, Tensor]:
+    draw = torch.Generator().manual_seed(3)
+    x = torch.randn(count, features, generator=draw)
+    return x, (x[:, 0] > 0).long() + (x[:, 1] > 0).long()
+
+
+def net(*between: nn.Module) -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 8), *between, nn.Tanh(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
+
+
+def train(model: nn.Module, steps: int, out: Path | None = None, **options: Any) -> list[float]:
+    """Train with everything random that a training can have; return the losses."""
+    torch.manual_seed(1)
+    random.seed(1)
+    np.random.seed(1)  # noqa: NPY002
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    probe = gs.watch(model, optimizer, out=out, **options) if out is not None else None
+    losses = []
+    for _ in range(steps):
+        x = torch.randn(16, 6) + random.random() + np.random.rand()  # noqa: NPY002
+        loss = nn.functional.cross_entropy(model(x), torch.randint(3, (16,)))
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+        if probe is not None:
+            probe.log(loss=loss)
+    if probe is not None:
+        probe.close()
+    return losses
+
+
+def loaded(path: Path) -> gs.Run:
+    run = gs.load(path)
+    assert isinstance(run, gs.Run)
+    return run
+
+
+def test_the_sample_is_measured_as_its_steps_leave_the_model(tmp_path: Path) -> None:
+    """Step 0 is recorded, step 7 is not: both have rows, and those of step 0 hold everything."""
+    model = net()
+    train(model, 8, tmp_path / "run", every=5, sample=data(), information_every=7)
+    run = loaded(tmp_path / "run")
+    assert run.steps() == [0, 5, 7]
+    assert run.steps("effective_rank") == [0, 7]
+    assert run.steps("output_grad_norm") == [0, 5]
+    assert run.frame("effective_rank").shape == (2, 3)
+    direct = gs.information_of(model, *data())
+    for metric in DEFAULT:
+        rows = direct[(direct["metric"] == metric) & (direct["depth"] > 0)].set_index("depth")
+        measured = run.profile(metric, 7)
+        assert measured.index.tolist() == [1, 2, 3]
+        for name, column in (("", "value"), ("_low", "low"), ("_high", "high")):
+            stored = run.profile(f"{metric}{name}", 7)
+            assert stored.to_numpy() == pytest.approx(rows[column].to_numpy(), rel=1e-5, abs=1e-6)
+
+
+def test_rows_of_a_recorded_step_are_not_doubled(tmp_path: Path) -> None:
+    train(net(), 3, tmp_path / "run", every=1, sample=data(), information_every=2)
+    parts = pd.concat([pd.read_parquet(path) for path in (tmp_path / "run" / "layers").glob("*.parquet")])
+    assert not parts.duplicated(["step", "id"]).any()
+    assert parts.groupby("step")["effective_rank"].apply(lambda one: one.notna().all()).tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_the_training_is_bit_identical_with_a_sample(tmp_path: Path, frozen: bool) -> None:
+    """Dropout, batch normalization in training or frozen, Adam, and all three generators of random numbers."""
+    bare, watched = (net(nn.BatchNorm1d(8), nn.Dropout(0.3)) for _ in range(2))
+    for model in (bare, watched):
+        model[1].train(not frozen)
+    modes = [module.training for module in watched.modules()]
+    losses = train(bare, 12)
+    states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()  # type: ignore[index] # noqa: NPY002
+    sampled = {"sample": data(), "information_every": 3, "metrics": "all"}
+    assert train(watched, 12, tmp_path / "run", every=2, **sampled) == losses
+    assert all(torch.equal(one, bare.state_dict()[name]) for name, one in watched.state_dict().items())
+    assert [module.training for module in watched.modules()] == modes
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert random.getstate() == states[1]
+    assert np.random.get_state()[1].tolist() == states[2]  # type: ignore[index] # noqa: NPY002
+
+
+def test_a_step_that_is_not_measured_calls_the_model_once(tmp_path: Path) -> None:
+    model, calls = net(), []
+    model.register_forward_hook(lambda *_: calls.append(1))
+    train(model, 10, tmp_path / "run", every=4, sample=data(), information_every=5)
+    assert len(calls) == 10 + 2
+
+
+def test_without_labels_what_needs_them_is_absent(tmp_path: Path) -> None:
+    train(net(), 1, tmp_path / "run", sample=(data()[0], None))
+    run = loaded(tmp_path / "run")
+    assert run.steps("input_information") == [0]
+    assert run.steps("label_information") == []
+
+
+def test_other_metrics_of_information_can_be_named(tmp_path: Path) -> None:
+    train(net(), 1, tmp_path / "run", metrics=["backward", "label_accuracy"], sample=data())
+    run = loaded(tmp_path / "run")
+    assert [name for name, one in run.metrics.items() if one.group == "information"] == [
+        "label_accuracy",
+        "label_accuracy_low",
+        "label_accuracy_high",
+    ]
+    assert run.profile("label_accuracy").between(0, 1).all()
+    assert run.metrics["label_accuracy"].parameters["folds"] == 5
+
+
+def test_a_large_sample_is_thinned_once(tmp_path: Path) -> None:
+    train(net(), 2, tmp_path / "run", sample=data(3000), information_every=1)
+    run = loaded(tmp_path / "run")
+    assert run.metrics["effective_rank"].parameters["samples"] == 1024
+    assert run.steps("effective_rank") == [0, 1]
+
+
+def test_a_sample_that_the_model_refuses_is_a_fault_and_no_more(tmp_path: Path) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        losses = train(net(), 5, tmp_path / "run", sample=(torch.randn(20, 5), None), information_every=1)
+    assert len(losses) == 5
+    told = [str(one.message) for one in caught if "measuring the sample failed at step 0" in str(one.message)]
+    assert len(told) == 1
+    assert loaded(tmp_path / "run").steps("output_grad_norm") == [0]
+    assert "measuring the sample failed 5 times, last at step 4" in " ".join(loaded(tmp_path / "run").events["text"])
+
+
+def test_a_layer_that_is_not_finite_has_no_information(tmp_path: Path) -> None:
+    model = net()
+    with torch.no_grad():
+        model[2].weight[0, 0] = torch.inf
+    with gs.watch(model, out=tmp_path / "run", sample=data()) as probe:
+        model(data()[0]).sum().backward()
+        probe.step()
+    assert loaded(tmp_path / "run").profile("effective_rank").index.tolist() == [1]
+
+
+def test_branches_and_skips_are_measured_where_they_meet(tmp_path: Path) -> None:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.Linear(6, 6), nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.two(x + 1e-4 * torch.tanh(self.one(x)))  # type: ignore[no-any-return]
+
+    train(Block(), 1, tmp_path / "run", sample=data())
+    assert loaded(tmp_path / "run").profile("cka_input").loc[1] == pytest.approx(1.0, abs=1e-3)
+
+
+def test_the_time_of_the_sample_is_part_of_the_cost(tmp_path: Path) -> None:
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with gs.watch(model, optimizer, out=tmp_path / "run", every=10**6, sample=data(), information_every=1) as probe:
+        for _ in range(20):
+            model(torch.randn(4, 6)).sum().backward()
+            optimizer.step()
+        assert 0.3 < probe.cost <= 1.0
+
+
+@pytest.mark.parametrize(
+    ("given", "kind", "message"),
+    [
+        ({"sample": 3}, InvalidTypeError, "sample is the pair (x, y), y None without labels, not int"),
+        (
+            {"sample": ([1, 2], None)},
+            InvalidTypeError,
+            "the x of sample is a tensor (samples, ...) or holds one, not list",
+        ),
+        (
+            {"sample": (torch.zeros(8, 6), [1])},
+            InvalidValueError,
+            "the x of sample has 8 samples and its y has 1",
+        ),
+        (
+            {"sample": (torch.zeros(3, 6), None)},
+            InvalidValueError,
+            "sample has 3 samples, and at least 4 are needed",
+        ),
+        (
+            {"metrics": ["backward", "cka_input"]},
+            InvalidValueError,
+            "cka_input is measured on a fixed sample: give sample=(x, y)",
+        ),
+        (
+            {"metrics": "information"},
+            InvalidValueError,
+            "information is measured on a fixed sample: give sample=(x, y)",
+        ),
+    ],
+)
+def test_bad_input_is_named(tmp_path: Path, given: dict[str, Any], kind: type[GradscopeError], message: str) -> None:
+    with pytest.raises(kind) as no:
+        gs.watch(net(), out=tmp_path / "run", **given)
+    assert str(no.value) == message
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_copy_made_while_watched_is_measured_no_more(tmp_path: Path) -> None:
+    model = net()
+    with gs.watch(model, out=tmp_path / "run", sample=data()):
+        copy.deepcopy(model)(data()[0])
+    assert loaded(tmp_path / "run").steps() == []
