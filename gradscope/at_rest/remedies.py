@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -38,9 +38,21 @@ class Patient:
     before: Profile
     make_optimizer: MakeOptimizer | None = None
 
+    @property
+    def underflow(self) -> str:
+        """The metric that shows what float16 loses: what it has lost, or, in a wider precision, what it would."""
+        half = any(one.dtype == torch.float16 for one in self.original.parameters())
+        return "output_grad_zero_fraction" if half else "fp16_underflow_fraction"
+
     def copy(self) -> nn.Module:
         """Return a fresh copy of the model."""
         return copy_model(self.original, "trial")
+
+    def fed(self, given: Treatment) -> Patient:
+        """Return this with the batch as the treated copy takes it."""
+        if given.dtype is None:
+            return self
+        return replace(self, x=copy_input(self.x, given.dtype), y=copy_input(self.y, given.dtype))
 
     def shapes(self) -> dict[str, Shapes]:
         """Return, by qualified name, the shapes that go into and come out of every module in a forward pass."""
@@ -79,6 +91,7 @@ class Treatment:
         loss_scale: What the loss is multiplied by before the backward pass.
         make_optimizer: From parameters to the optimizer that trains it, where the remedy changes it.
         clip: Norm that the gradient of all parameters is clipped to, where the remedy clips it.
+        dtype: What floating-point inputs and targets are converted to, where the remedy changes it.
         variant: Which one, where there are several.
         stand_in: What theory looks at in the place of the copy: the same function in a form that theory knows.
         foreseeable: Whether theory has something to say of the copy.
@@ -89,6 +102,7 @@ class Treatment:
     loss_scale: float = 1.0
     make_optimizer: MakeOptimizer | None = None
     clip: float | None = None
+    dtype: torch.dtype | None = None
     variant: str = ""
     stand_in: nn.Module | None = None
     foreseeable: bool = True

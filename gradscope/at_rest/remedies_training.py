@@ -44,17 +44,30 @@ def clip_gradients(patient: Patient) -> list[Treatment] | NotApplicable:
 
 
 def scale_loss(patient: Patient) -> list[Treatment] | NotApplicable:
-    """Multiply the loss by the largest power of 2, 2^24 at most, that keeps every gradient within float16."""
+    """Multiply the loss by the largest power of 2, 2^24 at most, that keeps every gradient within float16.
+
+    A model in float16 is tried in bfloat16 as well, whose range is that of float32.
+    """
     before = patient.before
-    if not before.shares.get("fp16_underflow_fraction", 0.0) > 0.0 and before.decay.rate != 0.0:
+    if not before.shares.get(patient.underflow, 0.0) > 0.0 and before.decay.rate != 0.0:
         return NotApplicable("no gradient underflows here, and a scale changes nothing between layers")
     largest = float(before.values["output_grad_norm"].max())
+    if not math.isfinite(largest):
+        return NotApplicable("a gradient is not finite already: there is nothing to gain from a scale")
+    wider = _in_bfloat16(patient)
     room = LARGEST if largest == 0.0 else math.floor(math.log2(FLOAT16_MAX / largest))
     exponent = next((one for one in range(min(room, LARGEST), 0, -1) if _is_finite(patient, 2.0**one)), None)
     if exponent is None:
-        return NotApplicable("a gradient overflows float16 at every scale above 1")
+        return wider or NotApplicable("a gradient overflows float16 at every scale above 1")
     what = f"loss multiplied by 2^{exponent}, gradients divided by it before the step"
-    return [Treatment(what, patient.copy(), loss_scale=2.0**exponent)]
+    return [Treatment(what, patient.copy(), loss_scale=2.0**exponent), *wider]
+
+
+def _in_bfloat16(patient: Patient) -> list[Treatment]:
+    if all(one.dtype != torch.float16 for one in patient.original.parameters()):
+        return []
+    twin = patient.copy().to(torch.bfloat16)
+    return [Treatment("bfloat16 in the place of float16", twin, dtype=torch.bfloat16, variant="bfloat16")]
 
 
 def _is_finite(patient: Patient, scale: float) -> bool:

@@ -21,10 +21,9 @@ _GOALS: dict[str, Goal] = {
     "stalled": "loss",
 }
 _SHARES = {
-    "dead units": ("dead_fraction",),
-    "saturation": ("saturation",),
-    "zero gradients": ("output_grad_zero_fraction",),
-    "underflow": ("fp16_underflow_fraction", "output_grad_zero_fraction"),
+    "dead units": "dead_fraction",
+    "saturation": "saturation",
+    "zero gradients": "output_grad_zero_fraction",
 }
 _TRAINING = {"lower_learning_rate", "raise_learning_rate", "clip_gradients"}
 
@@ -56,7 +55,7 @@ class Judge:
         Raises:
             Exception: what the treated copy raises.
         """
-        patient = self.patient
+        patient = self.patient.fed(given)
         predicted = foretell(given, patient)
         profile = measure(copy_model(given.model, "trial"), patient.x, patient.y, patient.loss_fn, given.loss_scale)
         later = loss_after(patient, given, self.steps)
@@ -80,4 +79,4 @@ class Judge:
             return profile.lost
         if self.goal == "loss":
             return math.inf if math.isnan(later) else later
-        return max((profile.shares.get(name, 0.0) for name in _SHARES[self.goal]), default=0.0)
+        return profile.shares.get(_SHARES.get(self.goal, self.patient.underflow), 0.0)

@@ -150,6 +150,18 @@ def test_a_scaled_loss_saves_a_gradient_from_underflow() -> None:
     assert measured.to_numpy() == pytest.approx(found.before.values["output_grad_norm"].to_numpy(), rel=1e-4)
 
 
+def test_a_model_in_half_precision_is_scaled_or_given_a_wider_range() -> None:
+    model = gs.lab.mlp(8, 64, "sigmoid", "xavier", seed=0).half()
+    found = gs.trial(finding("scale_loss", code="underflow"), model, X.half(), Y, steps=0)
+    assert found.before.shares["output_grad_zero_fraction"] > 0.9
+    by_name = {one.remedy: one for one in found}
+    assert set(by_name) == {"scale_loss", "scale_loss (bfloat16)"}
+    assert by_name["scale_loss"].profile.shares["output_grad_zero_fraction"] < 0.1
+    assert by_name["scale_loss (bfloat16)"].profile.shares["output_grad_zero_fraction"] == 0.0
+    assert min(one.recovered for one in found) > 0.9
+    assert next(model.parameters()).dtype == torch.float16
+
+
 def test_nothing_to_scale() -> None:
     found = tried(gs.lab.mlp(2, 8, "tanh", "xavier", seed=0), "scale_loss", loss_fn=lambda out, y: out.square().sum())
     assert {code: one.reason for code, one in found.not_applicable.items()} == {
