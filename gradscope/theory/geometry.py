@@ -14,7 +14,8 @@ from gradscope.errors import InvalidValueError
 from gradscope.theory.expectations import even_normal
 from gradscope.theory.flow import Back, Box, Gain, Unpool, along_axes
 from gradscope.theory.functions import Activation
-from gradscope.theory.signal import Response, Signal, weight_noise
+from gradscope.theory.response import Response, weight_noise
+from gradscope.theory.signal import Signal
 from gradscope.theory.stages import Convolution, Pool, Stage
 
 Array = NDArray[np.float64]

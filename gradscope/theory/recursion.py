@@ -14,7 +14,8 @@ from gradscope.theory.flow import Back, Dense, Gain, Join, Mark
 from gradscope.theory.functions import activation_of
 from gradscope.theory.geometry import convolve, leaked, pool
 from gradscope.theory.levels import Passage, describe
-from gradscope.theory.signal import Signal, activate, add, drop, normalize, weight_noise
+from gradscope.theory.response import activate, weight_noise
+from gradscope.theory.signal import Signal, add, drop, normalize
 from gradscope.theory.stages import Level, Residual, Stage, Start
 
 Array = NDArray[np.float64]
