@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 from gradscope.figures.gradient_flow import decay_frame, gradient_flow, gradient_flow_frame
+from gradscope.figures.information import (
+    information_by_depth,
+    information_by_depth_frame,
+    information_plane,
+    information_plane_frame,
+)
 from gradscope.figures.layer_lines import marks_frame, timeline, timeline_frame
 from gradscope.figures.layer_step import HeatmapFrame, heatmap, heatmap_frame
 from gradscope.figures.ledger_bars import ledger, ledger_frame
@@ -27,6 +33,10 @@ __all__ = [
     "gradient_flow_frame",
     "heatmap",
     "heatmap_frame",
+    "information_by_depth",
+    "information_by_depth_frame",
+    "information_plane",
+    "information_plane_frame",
     "layer_points_frame",
     "ledger",
     "ledger_frame",
