@@ -78,8 +78,12 @@ def _why_no_map(runs: list[Run], keys: list[str], where: str) -> Any:
     """Say what to do where there is nothing to lay out; empty where there is."""
     if not runs:
         return howto(where)
+    if keys:
+        return ""
+    if len(runs) == 1:
+        return dmc.Text("There is one run that can be read; a map takes several, of different settings.", c="dimmed")
     same = f"No setting varies between these {len(runs)} runs, so there is no map:"
-    return "" if keys else dmc.Text(f"{same} give gs.watch a config= that tells them apart.", c="dimmed")
+    return dmc.Text(f"{same} give gs.watch a config= that tells them apart.", c="dimmed")
 
 
 def hint(runs: list[Run], keys: list[str]) -> str:
