@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gradscope.at_rest.predict_anchor import Anchor
-from gradscope.at_rest.predict_scatter import UNKNOWN, Scatter
+from gradscope.at_rest.predict_scatter import BAND, UNKNOWN, Scatter
 from gradscope.at_rest.predict_start import likeness, samples_of
 from gradscope.at_rest.reading import Reading
 from gradscope.at_rest.reading_layers import LayerRead
@@ -23,8 +23,6 @@ COLUMNS = ("step", "depth", "layer", "metric", "value", "low", "high", "source",
 FORWARD = ("output_rms", "sample_spread")
 BACKWARD = ("output_grad_norm", "output_grad_rms", "weight_grad_norm", "weight_grad_rms")
 ACTIVATION = ("activation_std", "slope_rms")
-BAND = 1.96
-"""Standard deviations of the 95 % band."""
 APPROXIMATE = "approximate: "
 ROUNDING = 1e-5
 METRICS = (*FORWARD, *ACTIVATION, *BACKWARD)

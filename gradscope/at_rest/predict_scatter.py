@@ -36,6 +36,8 @@ class Scatter:
     shrinkage: float
 
 
+BAND = 1.96
+"""Standard deviations of the 95 % band."""
 UNKNOWN = Scatter(math.nan, math.nan, math.nan, math.nan, 1.0)
 _STEP = 1e-3
 
@@ -71,6 +73,7 @@ class Scattering:
         samples: Size of the batch.
         gradients: Correlation of two samples' gradients, by name of a stage; from ``coherence``.
         anchor: The gradients at the last stage.
+        entering: Variance of ln of the mean square where the network begins.
     """
 
     network: Network
@@ -78,12 +81,13 @@ class Scattering:
     samples: int
     gradients: Mapping[str, float]
     anchor: Anchor
+    entering: float = 0.0
     _noises: dict[str, _Noise] = field(default_factory=dict)
 
     def found(self) -> dict[str, Scatter]:
         """Return the scatter of every named stage."""
         before: dict[str, tuple[float, float]] = {}
-        self._forward(self.network, 0.0, 0.0, before)
+        self._forward(self.network, self.entering, 0.0, before)
         shrinkage = self._shrinkage()
         found = {}
         for name, (noise, apart) in before.items():
@@ -183,6 +187,25 @@ class Scattering:
             single=single,
             batch=single * self._mean(crossed / single if single > 0 else 0.0),
         )
+
+
+def widened(batch: Mapping[str, Scatter], single: Mapping[str, Scatter]) -> dict[str, Scatter]:
+    """Return the scatter of a batch with room for what one sample's scatter shifts the mean by, half its variance."""
+
+    def wide(name: str, field: str) -> float:
+        one, other = getattr(batch[name], field), getattr(single[name], field)
+        return float((math.sqrt(max(one, 0.0)) + other / BAND) ** 2)
+
+    return {
+        name: Scatter(
+            output=wide(name, "output"),
+            spread=wide(name, "spread"),
+            activation=wide(name, "activation"),
+            slope=wide(name, "slope"),
+            shrinkage=one.shrinkage,
+        )
+        for name, one in batch.items()
+    }
 
 
 def flat(network: Network) -> list[Stage]:

@@ -36,6 +36,15 @@ def measure_start(reading: Reading) -> Start:
     return Start(q=np.asarray(square), c=likeness(values), neighbours=neighbours)
 
 
+def unevenness(reading: Reading) -> float:
+    """Return the relative variance between samples of the mean square of the first layer's output; 0 without layers."""
+    if not reading.layers:
+        return 0.0
+    values = samples_of(reading.layers[0], reading.layers[0].output)
+    squares = (values.reshape(len(values), -1) ** 2).mean(axis=1)
+    return float(squares.var() / squares.mean() ** 2) if squares.mean() > 0 else 0.0
+
+
 def likeness(values: Array) -> float:
     """Return <z z'> / <z^2> over pairs of different samples, the first dimension; NaN for one sample or zeros.
 

@@ -12,8 +12,8 @@ from gradscope.at_rest.copies import Loss
 from gradscope.at_rest.predict_anchor import NOTHING, find_anchor
 from gradscope.at_rest.predict_coherence import apart, coherence
 from gradscope.at_rest.predict_rows import COLUMNS, Theory, rows
-from gradscope.at_rest.predict_scatter import Scattering
-from gradscope.at_rest.predict_start import measure_start, samples_of
+from gradscope.at_rest.predict_scatter import Scattering, widened
+from gradscope.at_rest.predict_start import measure_start, samples_of, unevenness
 from gradscope.at_rest.reading import Reading, read
 from gradscope.at_rest.reading_copy import copy_input, undisturbed
 from gradscope.errors import InvalidValueError
@@ -70,8 +70,10 @@ def predict(model: nn.Module, x: Any, y: Any = None, loss_fn: Loss | None = None
         anchor = find_anchor(reading, int(named[-1]), copy_input(y), loss_fn) if named else NOTHING
         samples = len(samples_of(reading.layers[0], reading.layers[0].output)) if reading.layers else 1
         together = coherence(reading.network, levels, start, anchor.alike, samples) if named else {}
-        scattering = Scattering(reading.network, levels, samples, together, anchor)
-        theory = Theory(reading, levels, anchor, together, scattering.found(), apart(reading.network, levels))
+        batch = Scattering(reading.network, levels, samples, together, anchor)
+        single = Scattering(reading.network, levels, 1, together, anchor, unevenness(reading))
+        scatters = widened(batch.found(), single.found())
+        theory = Theory(reading, levels, anchor, together, scatters, apart(reading.network, levels))
         return pd.DataFrame(rows(theory), columns=list(COLUMNS))
 
 

@@ -39,6 +39,9 @@ class Opaque:
 Item = Part | Fork | Opaque
 
 
+CROSSING = "paths cross: what is added is neither a skip nor a branch of its own"
+
+
 class _CrossingError(Exception):
     """Paths that are neither in series nor parallel."""
 
@@ -59,21 +62,21 @@ def without_end(items: tuple[Item, ...]) -> tuple[Item, ...]:
     return items[: unknown[0]] if unknown else items
 
 
-def layers_in(items: tuple[Item, ...]) -> int:
-    """Count the layer calls of a chain, those on both sides of its forks included.
+def layers_in(items: tuple[Item, ...]) -> tuple[int, ...]:
+    """Return the places of the layer calls of a chain, those on both sides of its forks included.
 
     >>> layers_in((LayerCall(0), Fork((LayerCall(1),), (), 1.0)))
-    2
+    (0, 1)
     """
-    total = 0
+    found: list[int] = []
     for item in items:
         if isinstance(item, LayerCall):
-            total += 1
+            found.append(item.place)
         elif isinstance(item, Fork):
-            total += layers_in(item.branch) + layers_in(item.shortcut)
+            found += [*layers_in(item.branch), *layers_in(item.shortcut)]
         elif isinstance(item, Opaque):
-            total += len(item.layers)
-    return total
+            found += item.layers
+    return tuple(found)
 
 
 def _walk(graph: Graph, end: int, stop: int | None) -> tuple[tuple[Item, ...], int]:
@@ -104,13 +107,15 @@ def _fork(graph: Graph, at: int) -> Item:
     try:
         paths = [_walk(graph, parent, stop)[0] for parent in node.parents]
     except _CrossingError:
-        return Opaque("paths cross: what is added is neither a skip nor a branch of its own", inside)
+        return Opaque(CROSSING, inside)
+    if set(layers_in(paths[0])) & set(layers_in(paths[1])):
+        return Opaque(CROSSING, inside)
     return _joined(paths, node.part.factors, inside)
 
 
 def _joined(paths: list[tuple[Item, ...]], factors: tuple[float, ...], inside: tuple[int, ...]) -> Item:
     scaled = [_peel(path, factor) for path, factor in zip(paths, factors, strict=True)]
-    scaled.sort(key=lambda one: layers_in(one[0]))
+    scaled.sort(key=lambda one: len(layers_in(one[0])))
     (shortcut, over), (branch, own) = scaled
     if not layers_in(branch):
         why = next((item.why for path in paths for item in path if isinstance(item, Unknown | Opaque)), "")
