@@ -21,24 +21,27 @@ def saturation(run: Run) -> list[Finding] | NotApplicable:
     """Find layers where most entries of a two-sided activation function are flat.
 
     It holds where saturation, the share of entries with |phi'(u)| below 1 % of its maximum, is above 1/2 at most of
-    the last recorded steps, or of the first ones of a training that makes no progress.
+    the last recorded steps, or of the first ones of a training that makes no progress. Layers that put out what the
+    network does are left out: outputs that are sure lie where sigmoid and tanh are flat.
 
     Severity: critical where less than 1/200 is left, else warning; note where the training makes progress.
     """
     frame = seen(run, CODE)
     if isinstance(frame, NotApplicable):
         return frame
-    depths = [one.depth for one in of_depths(run, map(int, frame.columns)) if one.activation in TWO_SIDED]
+    inner = {parent for one in run.specs for parent in one.parents}
+    layers = [one for one in of_depths(run, map(int, frame.columns)) if one.id in inner]
+    depths = [one.depth for one in layers if one.activation in TWO_SIDED]
     if not depths:
-        return NotApplicable(f"no activation function here is flat on both sides ({', '.join(TWO_SIDED)})")
+        return NotApplicable(f"no hidden layer has an activation function flat on both sides ({', '.join(TWO_SIDED)})")
     frame, going = frame[depths].dropna(how="all"), course(run)
     flat = late(frame)
     if going.verdict in ("stalled", "diverged"):
         flat = flat.combine(early(frame), max)
-    layers = [int(depth) for depth in flat.index[flat > rule.HALF]]
-    if not layers:
+    worn = [int(depth) for depth in flat.index[flat > rule.HALF]]
+    if not worn:
         return []
-    worst = max(layers, key=lambda depth: float(flat[depth]))
+    worst = max(worn, key=lambda depth: float(flat[depth]))
     began = since(frame, lambda row: bool((row > rule.HALF).any()))
     hopeless = 1.0 - float(flat[worst]) < rule.HALF / rule.WORSE
     return [
@@ -46,13 +49,13 @@ def saturation(run: Run) -> list[Finding] | NotApplicable:
             code=CODE,
             title="the activation function is saturated",
             severity=going.judge("critical" if hopeless else "warning"),
-            layers=tuple(layers),
+            layers=tuple(worn),
             steps=tuple(sorted({began, *last_steps(frame)[-1:]})),
-            evidence={"saturation": float(flat[worst]), "layers": float(len(layers)), "since": float(began)},
+            evidence={"saturation": float(flat[worst]), "layers": float(len(worn)), "since": float(began)},
             cause=" ".join(
                 [
                     f"In {named(run, [worst])}, {float(flat[worst]):.0%} of the entries lie where the slope is below "
-                    f"1 % of its maximum; more than half do so in {len(layers)} of {len(depths)} layers.",
+                    f"1 % of its maximum; more than half do so in {len(worn)} of {len(depths)} layers.",
                     *going.said,
                 ]
             ),

@@ -12,7 +12,7 @@ from gradscope.checks.course import Course, course
 from gradscope.checks.exploding import exploding
 from gradscope.checks.finding import Finding, NotApplicable, Severity
 from gradscope.checks.passage import METRIC
-from gradscope.checks.recent import by_depth, early, last_steps, late, relative_change, seen
+from gradscope.checks.recent import by_depth, last_steps, late, relative_change, seen
 from gradscope.checks.vanishing import vanishing
 from gradscope.runs import Run
 
@@ -29,10 +29,10 @@ def update_ratio(run: Run) -> list[Finding] | NotApplicable:
     With r = rms(Delta W) / rms(W), u = r sqrt(fan_in) is the most by which a step can change the output of a layer,
     relative to it; u does not depend on the width, and is judged by the layer that moves most.
 
-    Too large: u > 1 at most of the last five recorded steps, or of the first; in a training without progress one of
-    the first is enough, for one such step undoes a network. Too small: in a training without progress, the sum of u
-    over all steps is below 1; where it is too early to tell, u < 1e-4: ten thousand steps for one layer to change. A
-    training that makes progress is never too slow: updates of a converged one are small.
+    Too large: u > 1 at most of the last five recorded steps; in a training without progress one of the first five is
+    enough, for one such step undoes a network. Too small: in a training without progress, the sum of u over all steps
+    is below 1; where it is too early to tell, u < 1e-4: ten thousand steps for one layer to change. A training that
+    makes progress is never too slow: updates of a converged one are small.
 
     Severity: where the gradient vanishes or explodes at the first step, or has exact zeros, the updates follow from
     that: note. Else critical for updates that are too large in a training without progress, and for those that are
@@ -42,22 +42,25 @@ def update_ratio(run: Run) -> list[Finding] | NotApplicable:
     if isinstance(frame, NotApplicable):
         return frame
     assert not isinstance(moves, NotApplicable)
-    going, first, last = course(run), early(moves), late(moves)
-    if going.verdict in ("stalled", "diverged"):
-        first = moves.head(rule.RECENT).max()
+    going, last = course(run), late(moves)
     if going.verdict == "learning":
         return _too_large(frame, moves, last, going, "note") if last.max() > 1.0 else []
+    if going.verdict == "unknown":
+        return _too_early(run, frame, moves, last, going)
+    first = moves.head(rule.RECENT).max()
     largest = first if first.max() > last.max() else last
     if largest.max() > 1.0:
-        if going.verdict == "unknown" and len(moves) < rule.RECENT:
-            return []
-        grave: Severity = "warning" if going.verdict == "unknown" else "critical"
-        return _too_large(frame, moves, largest, going, "note" if _explained(run) else grave)
-    if going.verdict == "stalled" and going.movement < 1.0:
-        return _too_small(frame, moves, going, _slow(run, going.movement))
-    if going.verdict == "unknown" and largest.max() < rule.SLOWEST:
-        return _too_small(frame, moves, going, _slow(run, float(largest.max()) / rule.SLOWEST))
-    return []
+        return _too_large(frame, moves, largest, going, "note" if _explained(run) else "critical")
+    return _too_small(frame, moves, going, _slow(run, going.movement)) if going.movement < 1.0 else []
+
+
+def _too_early(
+    run: Run, frame: pd.DataFrame, moves: pd.DataFrame, last: pd.Series[float], going: Course
+) -> list[Finding]:
+    if last.max() > 1.0 and len(moves) >= rule.RECENT:
+        return _too_large(frame, moves, last, going, "note" if _explained(run) else "warning")
+    part = float(last.max()) / rule.SLOWEST
+    return _too_small(frame, moves, going, _slow(run, part)) if part < 1.0 else []
 
 
 def _slow(run: Run, part: float) -> Severity:

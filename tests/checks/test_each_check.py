@@ -79,7 +79,7 @@ def test_saturation(write: Write) -> None:
     relu = diagnose(write({"saturation": rows(0.9, 0.9, 0.9)}, activation="relu", name="relu"), "saturation")
     assert relu.not_applicable == {
         "saturation": NotApplicable(
-            "no activation function here is flat on both sides (sigmoid, tanh, softsign, hardtanh)"
+            "no hidden layer has an activation function flat on both sides (sigmoid, tanh, softsign, hardtanh)"
         )
     }
 

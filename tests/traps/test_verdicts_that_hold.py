@@ -39,7 +39,11 @@ def verdicts(kind: str, folder: Path, scale: float = 1.0, width: int = 64, batch
     return [(finding.code, finding.severity) for finding in gs.diagnose(probe.run)]
 
 
-EXPECTED = {"vanishing": [("vanishing", "critical")], "exploding": [("exploding", "critical")], "healthy": []}
+EXPECTED = {
+    "vanishing": [("vanishing", "critical"), ("forward-collapse", "critical"), ("depth-scale", "note")],
+    "exploding": [("exploding", "critical"), ("saturation", "warning"), ("depth-scale", "note")],
+    "healthy": [],
+}
 
 
 @pytest.mark.parametrize("kind", EXPECTED)
