@@ -36,6 +36,8 @@ class Scatter:
     shrinkage: float
 
 
+SAMPLED = 16384
+"""Entries that a probe takes slope_rms of, at least."""
 BAND = 1.96
 """Standard deviations of the 95 % band."""
 UNKNOWN = Scatter(math.nan, math.nan, math.nan, math.nan, 1.0)
@@ -51,6 +53,7 @@ class _Noise:
         bend: dln E phi'^2 / dln q.
         forward: Relative variance of phi^2, averaged over a batch.
         slope: Relative variance of phi'^2, averaged over a batch.
+        sampled: Relative variance of the mean of phi'^2 over the entries that a probe takes of it.
         single: Relative variance of phi'^2 g^2 with a normal g: kappa.
         batch: The same averaged over a batch.
     """
@@ -59,6 +62,7 @@ class _Noise:
     bend: float = 0.0
     forward: float = 0.0
     slope: float = 0.0
+    sampled: float = 0.0
     single: float = 2.0
     batch: float = 2.0
 
@@ -99,7 +103,7 @@ class Scattering:
                 output=noise + own,
                 spread=noise + own + apart,
                 activation=added.carry**2 * entering + added.forward / width,
-                slope=added.bend**2 * entering + added.slope / width,
+                slope=added.bend**2 * entering + added.slope / width + added.sampled,
                 shrinkage=shrinkage[name],
             )
         return found
@@ -172,7 +176,7 @@ class Scattering:
         here, near = moments(phi, at.q), moments(phi, at.q * (1.0 + _STEP))
         square, slope = float(here.square), float(here.slope_square)
         if not (square > 0.0 and slope > 0.0):
-            return _Noise(0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+            return _Noise(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
         length = float(here.fourth) / square**2 - 1.0
         alike = rough_pair(lambda u: phi.phi(u) ** 2, at) / square**2 - 1.0
         fourth = float(here.slope_fourth) / slope**2
@@ -183,6 +187,7 @@ class Scattering:
             carry=at.q * float(here.length_slope) / square,
             bend=math.log(float(near.slope_square) / slope) / math.log1p(_STEP),
             slope=max(fourth - 1.0, 0.0) * self._mean((pair - 1.0) / (fourth - 1.0) if fourth > 1.0 else 0.0),
+            sampled=max(fourth - 1.0, 0.0) / SAMPLED,
             forward=max(length, 0.0) * self._mean(alike / length if length > 0 else 0.0),
             single=single,
             batch=single * self._mean(crossed / single if single > 0 else 0.0),
