@@ -31,9 +31,8 @@ HALVES = ("first", "second", "drawn")
 
 
 def main() -> None:
-    parser = _parser()
-    given = parser.parse_args()
-    halves = _halves(parser, given)
+    given = _parser().parse_args()
+    halves = _halves(given)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with tempfile.TemporaryDirectory() as spare:
         folder = given.keep or Path(spare)
@@ -50,19 +49,12 @@ def main() -> None:
         )
 
 
-def _halves(parser: argparse.ArgumentParser, given: argparse.Namespace) -> dict[str, list[Case]]:
-    known: dict[str, list[Case]] = {"first half": first()}
-    if given.half in (None, "second"):
-        if SEED is None and given.half == "second":
-            parser.error(
-                "the second half has no seed yet: the rules are not frozen; --half drawn --seed N draws another"
-            )
-        if SEED is not None:
-            known["second half"] = drawn(SEED)
+def _halves(given: argparse.Namespace) -> dict[str, list[Case]]:
+    known = {"first half": first(), "second half": drawn(SEED)}
+    if given.half is not None:
+        known = {name: cases for name, cases in known.items() if name.startswith(given.half)}
     if given.half == "drawn":
         known = {f"drawn by seed {given.seed}": drawn(given.seed)}
-    if given.half == "second":
-        del known["first half"]
     chosen = given.names.split(";") if given.names else []
     return {
         name: [one for one in cases if not chosen or any(part in one.name for part in chosen)]

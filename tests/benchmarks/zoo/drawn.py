@@ -8,7 +8,7 @@ from typing import Any
 from zoo.cases import Case
 from zoo.families import FAMILIES, Family, member
 
-SEED: int | None = None
+SEED = 0x7480FCC
 """Chosen after the rules of the checks were frozen, and by nobody: the hash of the commit that froze them."""
 BATCHES = (16, 32, 64, 128, 256, 512)
 LOSS_SCALES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 1.0, 1.0, 10.0, 100.0, 1e3)
