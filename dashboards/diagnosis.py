@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -132,7 +133,7 @@ def _evidence(finding: Finding) -> html.Details | None:
     listed = frame.head(MOST_ROWS).reset_index()
     rest = f", the first {MOST_ROWS} of {len(frame)}" if len(frame) > MOST_ROWS else ""
     for column in listed.columns[1:]:
-        listed[column] = [number(value) for value in listed[column]]
+        listed[column] = ["—" if math.isnan(value) else number(value) for value in listed[column]]
     return html.Details(
         [html.Summary(f"Evidence by layer{rest}"), scrolled(f"Evidence of {finding.code}", table_of(listed))],
         className="evidence",

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from gradscope.runs import Run
 
 HEADING = "Phases of signal propagation"
+EDGE = "edge of chaos, χ = 1"
 MOST_POINTS = 400
 REACH = (0.15, 0.5)
 """Decades of the factor per layer to which the colours reach at least and at most: beyond, few layers are too many."""
@@ -79,7 +80,7 @@ def phase_diagram(
     log = across[0] > 0 and across[1] / across[0] > WIDE
     figure = style.empty_figure(HEADING, "<br>".join(_subtitle(run, step, chosen, points, inside)), theme)
     _add_plane(figure, theory.phase_diagram(chosen, spaced(across, log, CELLS), spaced(up, False, CELLS)))
-    _add_edge(figure, edge_frame(chosen, across, up, log))
+    _add_edge(figure, edge_frame(chosen, across, up, log), theme)
     if len(inside):
         _add_layers(figure, inside)
     _style(figure, across, up, log)
@@ -124,7 +125,11 @@ def _add_plane(figure: go.Figure, plane: theory.PhaseDiagram) -> None:
     rate = np.sqrt(plane.chi)
     heights = np.log10(rate)
     reach = float(np.clip(np.quantile(np.abs(heights), 0.95), *REACH))
-    rates = [one for one in (0.3, 0.5, 0.7, 0.85, 1.0, 1.2, 1.4, 2.0, 3.0) if abs(math.log10(one)) <= reach]
+    rates = [
+        one
+        for one in ((0.7, 0.85, 1.0, 1.2, 1.4) if reach < 0.3 else (0.3, 0.5, 0.7, 1.0, 1.4, 2.0, 3.0))
+        if abs(math.log10(one)) <= reach
+    ]
     ticks = {"tickvals": [math.log10(one) for one in rates], "ticktext": [f"{one:g}" for one in rates]}
     figure.add_heatmap(
         x=plane.weight_var,
@@ -141,18 +146,19 @@ def _add_plane(figure: go.Figure, plane: theory.PhaseDiagram) -> None:
     )
 
 
-def _add_edge(figure: go.Figure, edge: pd.DataFrame) -> None:
-    for place, (_, rows) in enumerate(edge.groupby("branch")):
+def _add_edge(figure: go.Figure, edge: pd.DataFrame, theme: str) -> None:
+    for _, rows in edge.groupby("branch"):
         figure.add_scatter(
             x=rows["weight_var"],
             y=rows["bias_var"],
             mode="lines",
             line={"color": "#000000", "width": 2},
-            name="edge of chaos, χ = 1",
-            legendgroup="edge",
-            showlegend=place == 0,
+            showlegend=False,
             hovertemplate="χ = 1: weight variance %{x:.4g}, bias variance %{y:.3g}<extra></extra>",
         )
+    # The legend lies on the paper, which is dark in a dark theme.
+    line = {"color": style.ink(theme).text, "width": 2}
+    figure.add_scatter(x=[None], y=[None], mode="lines", line=line, name=EDGE, showlegend=bool(len(edge)))
 
 
 def _add_layers(figure: go.Figure, points: pd.DataFrame) -> None:

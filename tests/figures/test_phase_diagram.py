@@ -83,7 +83,7 @@ def test_a_bias_variance_that_was_not_recorded_comes_from_what_is_said_of_it(
 def test_the_diagram_shows_the_layers_and_the_edge(tmp_path: Path) -> None:
     run = write(tmp_path / "a", biases=True)
     figure = figures.phase_diagram(run)
-    (points,), (edge,) = traces(figure, "markers"), traces(figure, "lines")
+    (points,), (_, edge) = traces(figure, "markers"), traces(figure, "lines")
     np.testing.assert_allclose(points.x, 1.5)
     np.testing.assert_allclose(points.y, 0.04)
     assert edge.name == "edge of chaos, χ = 1"
