@@ -71,12 +71,15 @@ def _remedy(seen: Passage, activation: str, share: Split) -> Advice:
     if share.paths > max(share.weights, share.activations, 0.0):
         text = "scale what each block adds to its skip by 1/sqrt(number of blocks), or normalize in it"
         return Advice(f"{text}; {_CLIP}", ("scale_branches", "normalize", "clip_gradients", "shallower"))
-    if share.activations > max(share.weights, 0.0):
+    if share.norm == "batch" or share.activations > max(share.weights, 0.0):
         text = (
             "the growth lies between layer output and next input: with batch normalization there, add skip "
             "connections or use larger batches"
         )
         return Advice(f"{text}; {_CLIP}", ("add_skips", "shallower", "clip_gradients"))
+    if share.norm != "none":
+        text = "add skip connections, or take fewer layers: normalization makes the size of the weights irrelevant"
+        return Advice(f"{text}; {_CLIP}", ("add_skips", "shallower", "lower_learning_rate", "clip_gradients"))
     text = (
         "lower the variance of the weights at initialization to the critical value (2/fan_in for relu, "
         "1/fan_in for tanh and identity), or add skip connections"

@@ -169,6 +169,7 @@ class Split:
         paths: Skips and branches.
         norms: Of `activations`, what normalization makes; NaN where the ledger does not tell them apart.
         pools: Of `activations`, what pooling makes.
+        norm: The normalization that most layers have, which takes away the size of the weights before it.
     """
 
     weights: float
@@ -176,6 +177,7 @@ class Split:
     paths: float
     norms: float = math.nan
     pools: float = math.nan
+    norm: str = "none"
 
     @property
     def functions(self) -> float:
@@ -199,6 +201,7 @@ def split(run: Run, seen: Passage) -> Split:
         paths=_total(book.loc[upper, "log10_path_gain"].to_list()),
         norms=_total(book.loc[lower, "log10_norm_gain"].to_list()) if "log10_norm_gain" in book else math.nan,
         pools=_total(book.loc[lower, "log10_pool_gain"].to_list()) if "log10_pool_gain" in book else math.nan,
+        norm=norm_of(run, seen.path),
     )
 
 
@@ -225,6 +228,13 @@ def activation_of(run: Run, path: Sequence[int]) -> str:
     depths = set(path)
     found = Counter(one.activation for one in run.specs if one.depth in depths)
     return found.most_common(1)[0][0] if found else "?"
+
+
+def norm_of(run: Run, path: Sequence[int]) -> str:
+    """Return the normalization that most layers of the path have; ``none`` for none."""
+    depths = set(path)
+    found = Counter(one.norm for one in run.specs if one.depth in depths)
+    return found.most_common(1)[0][0] if found else "none"
 
 
 def _weight_rms(run: Run, step: int, depth: int) -> float:

@@ -85,8 +85,8 @@ def numbers(seen: Passage, share: Split) -> dict[str, float]:
         "decades": seen.decades,
         "activation_decades": share.activations,
         "weight_decades": share.weights,
-        "norm_decades": share.norms if share.norms else math.nan,
-        "pool_decades": share.pools if share.pools else math.nan,
+        "norm_decades": share.norms if abs(share.norms) > 1e-9 else math.nan,
+        "pool_decades": share.pools if abs(share.pools) > 1e-9 else math.nan,
         "path_decades": share.paths,
         "layers": float(len(seen.path)),
     }

@@ -76,6 +76,13 @@ def test_sick_trainings_are_found(name: str, tmp_path: Path) -> None:
     assert all(math.isfinite(value) for values in found.by_layer.values() for value in values.values())
 
 
+def test_weights_are_not_blamed_where_batch_normalization_takes_away_their_size(tmp_path: Path) -> None:
+    run = gs.lab.train(out=tmp_path / "run", steps=1, depth=30, activation="relu", init="kaiming", norm="batch")
+    found = next(one for one in gs.diagnose(run) if one.code == "exploding")
+    assert found.remedies == ("add_skips", "shallower", "clip_gradients")
+    assert "with batch normalization there, add skip connections" in found.remedy
+
+
 def watched(
     model: nn.Module,
     folder: Path,
