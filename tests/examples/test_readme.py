@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
+from gradscope import checks
 from gradscope.cli import app
 from gradscope.metrics import registered, unregister
 
@@ -53,7 +54,7 @@ def test_the_python_runs_from_top_to_bottom(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     code = blocks("python")
-    assert len(code) == 7
+    assert len(code) == 10
     try:
         for number, block in enumerate(code, start=1):
             exec(compile(block, f"README.md, snippet {number}", "exec"), reader)
@@ -61,6 +62,7 @@ def test_the_python_runs_from_top_to_bottom(
     finally:
         unregister("weight_grad_max")
         unregister("error_mean_share")
+        checks.unregister("loud-head")
     assert reader["run"].steps() == [0, 10, 20]
     assert (reader["run"].coverage["expected"] == reader["run"].coverage["fired"]).all()
     assert {run.status for run in reader["runs"]} == {"finished"}
@@ -68,7 +70,9 @@ def test_the_python_runs_from_top_to_bottom(
     printed = capsys.readouterr().out
     assert "Watching changes nothing: 3 steps of Sequential, recorded at every step with " in printed
     assert "Diagnosis of run 'tanh-50'" in printed
-    assert {path.name for path in tmp_path.iterdir()} == {"runs", "flow.html", "map.html"}
+    assert set(reader["forecast"]["metric"]) >= {"output_rms", "output_grad_norm"}
+    assert len(reader["trials"]) == len(reader["findings"])
+    assert {path.name for path in tmp_path.iterdir()} == {"runs", "flow.html", "map.html", "theory.html"}
 
 
 @pytest.mark.parametrize("words", GRADSCOPE, ids=lambda words: " ".join(words[1:3]))
