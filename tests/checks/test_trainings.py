@@ -119,11 +119,13 @@ def watched(
 
 
 def tanh(**options: Any) -> nn.Module:
-    return mlp(**({"depth": 6, "activation": "tanh", "init": "xavier", "seed": 0} | options))
+    settings: dict[str, Any] = {"depth": 6, "activation": "tanh", "init": "xavier", "seed": 0}
+    return mlp(**(settings | options))
 
 
 def sigmoid(**options: Any) -> nn.Module:
-    return mlp(**({"depth": 8, "activation": "sigmoid", "init": "xavier", "seed": 0} | options))
+    settings: dict[str, Any] = {"depth": 8, "activation": "sigmoid", "init": "xavier", "seed": 0}
+    return mlp(**(settings | options))
 
 
 @pytest.mark.parametrize("scale", [1e-4, 1e-3, 1e3])
@@ -174,7 +176,7 @@ class Cut(nn.Module):
 
 def test_a_detach_is_found_though_the_rest_learns(tmp_path: Path) -> None:
     model = tanh()
-    model.hidden.insert(2, Cut())  # type: ignore[union-attr, operator, arg-type]
+    model.hidden.insert(2, Cut())  # type: ignore[union-attr, operator]
     run = watched(model, tmp_path / "run")
     (one,) = [one for one in gs.diagnose(run) if one.severity != "note"]
     assert (one.code, one.severity, one.layers) == ("no-gradient", "warning", (1, 2))
@@ -182,7 +184,7 @@ def test_a_detach_is_found_though_the_rest_learns(tmp_path: Path) -> None:
 
 def test_frozen_layers_are_no_illness(tmp_path: Path) -> None:
     model = tanh()
-    for parameter in model.hidden[:2].parameters():  # type: ignore[index, union-attr, operator]
+    for parameter in model.hidden[:2].parameters():  # type: ignore[index, union-attr]
         parameter.requires_grad_(False)
     assert gs.diagnose(watched(model, tmp_path / "run")).codes == ()
 
