@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from gradscope.at_rest.comparison import Difference
 from gradscope.at_rest.information import information_of
-from gradscope.at_rest.jacobian_report import Jacobian, JacobianTheory
-from gradscope.at_rest.jacobians import jacobian
+from gradscope.at_rest.jacobians.measure import jacobian
+from gradscope.at_rest.jacobians.report import Jacobian, JacobianTheory
 from gradscope.at_rest.noise import gradient_noise
-from gradscope.at_rest.prediction import predict
+from gradscope.at_rest.predictions.predicting import predict
 from gradscope.at_rest.preflight_check import preflight
-from gradscope.at_rest.remedies import Patient, Treatment
-from gradscope.at_rest.report import Report
-from gradscope.at_rest.trial_result import Trial
-from gradscope.at_rest.trialling import REMEDIES, trial
-from gradscope.at_rest.verification import verify
+from gradscope.at_rest.remedies.registry import Patient, Treatment
+from gradscope.at_rest.similarity import similarity_of
+from gradscope.at_rest.trials.result import Trial
+from gradscope.at_rest.trials.trying import REMEDIES, trial
+from gradscope.at_rest.verification.comparison import Difference
+from gradscope.at_rest.verification.report import Report
+from gradscope.at_rest.verification.verifying import verify
 
 __all__ = [
     "REMEDIES",
@@ -29,6 +30,7 @@ __all__ = [
     "jacobian",
     "predict",
     "preflight",
+    "similarity_of",
     "trial",
     "verify",
 ]

@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import nn
 
-from gradscope.at_rest.remedies_critical import draw_critical
-from gradscope.at_rest.remedies_lsuv import center_units
-from gradscope.at_rest.remedies_phi import activations_of
+from gradscope.at_rest.remedies.critical import draw_critical
+from gradscope.at_rest.remedies.lsuv import center_units
+from gradscope.at_rest.remedies.phi import activations_of
 from gradscope.errors import InvalidValueError
 
 

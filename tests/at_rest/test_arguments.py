@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from trainings import MODELS, OPTIMIZERS, mlp, trained, vectors
 
 import gradscope as gs
-from gradscope.at_rest.comparison import compare
 from gradscope.at_rest.copies import Trained
-from gradscope.at_rest.observation import after_close, after_step
+from gradscope.at_rest.verification.comparison import compare
+from gradscope.at_rest.verification.observation import after_close, after_step
 from gradscope.errors import GradscopeError, InvalidTypeError, InvalidValueError
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gradscope.at_rest.comparison import Difference, compare
+from gradscope.at_rest.verification.comparison import Difference, compare
 
 NAN = torch.tensor([math.nan, 1.0])
 

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import gradscope as gs
-from gradscope.at_rest.reading import read
 from gradscope.at_rest.reading_copy import undisturbed
-from gradscope.at_rest.reading_functions import composed, named_activation, scaled
-from gradscope.at_rest.reading_layers import is_orthogonal, outlier
+from gradscope.at_rest.readings.functions import composed, named_activation, scaled
+from gradscope.at_rest.readings.layers import is_orthogonal, outlier
+from gradscope.at_rest.readings.model import read
 from gradscope.theory import Pool, Residual, Stage, activation_of
 
 

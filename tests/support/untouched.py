@@ -10,9 +10,9 @@ import fsspec
 import torch
 from torch import Tensor
 
-from gradscope.at_rest.comparison import compare
 from gradscope.at_rest.copies import Loss, Trained
-from gradscope.at_rest.observation import after_close, after_step
+from gradscope.at_rest.verification.comparison import compare
+from gradscope.at_rest.verification.observation import after_close, after_step
 
 
 @contextmanager

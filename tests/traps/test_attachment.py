@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 import gradscope as gs
 from gradscope.at_rest.copies import Trained
-from gradscope.at_rest.observation import after_close
+from gradscope.at_rest.verification.observation import after_close
 
 
 def traces(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[tuple[str, str], object]:

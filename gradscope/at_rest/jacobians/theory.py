@@ -1,0 +1,118 @@
+"""What theory predicts of a Jacobian: the recursion's first moment, free probability's second, the largest value."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from gradscope.at_rest.jacobians.report import JacobianTheory
+from gradscope.at_rest.predictions.start import measure_start
+from gradscope.at_rest.readings.model import Reading, read
+from gradscope.errors import InvalidValueError
+from gradscope.theory import Level, largest_singular_value, propagate
+from gradscope.theory.expectations import moments
+from gradscope.theory.functions import activation_of
+from gradscope.theory.stages import Residual, Stage
+
+Between = tuple[str | None, str | None]
+
+
+def theory_of(model: nn.Module, x: Any, between: Between, train: bool) -> JacobianTheory:
+    """Return what theory says of the Jacobian, and why where it says nothing.
+
+    To be called in ``undisturbed``.
+
+    Args:
+        model: The model.
+        x: Its input.
+        between: Names of the layers at the two ends; None for input and output.
+        train: The mode.
+    """
+    try:
+        reading = read(model, x, train)
+        levels = propagate(reading.network, measure_start(reading)) if reading.network else ()
+        first, last = _place(reading, between[0], 0), _place(reading, between[1], len(reading.layers) - 1)
+        missing = _why_not(reading, levels, x, between, (first, last))
+    except InvalidValueError as error:
+        missing = str(error)
+    if missing:
+        return JacobianTheory(status=missing)
+    known = {level.name: level for level in levels}
+    stages = [one for one in reading.network if isinstance(one, Stage) and one.name]
+    own = known[str(first)]
+    log = 2.0 * (own.log_gradient - known[str(last)].log_gradient)
+    log += math.log(reading.layers[0].stage.weight_var) if between[0] is None else 0.0
+    found = JacobianTheory(m1=math.exp(min(log, 700.0)), status=own.status)
+    if len(stages) != len(reading.network) or not all(_is_plain(one) for one in stages):
+        return replace(found, status=found.status or "m2 is known for chains of linear layers and activations only")
+    names = [one.name for one in stages]
+    part = stages[names.index(str(first)) : names.index(str(last)) + 1]
+    ratio = _ratio(part, levels, between[0] is None)
+    return replace(found, ratio=ratio, s_max=_largest(part) if between[0] is None else math.nan)
+
+
+def _place(reading: Reading, name: str | None, default: int) -> int:
+    """Place of a layer's last call."""
+    return max((place for place, one in enumerate(reading.layers) if one.layer.name == name), default=default)
+
+
+def _why_not(reading: Reading, levels: Sequence[Level], x: Any, between: Between, ends: tuple[int, int]) -> str:
+    known = {int(level.name): level for level in levels if level.name}
+    for place in ends:
+        if place not in known:
+            return reading.lost.get(place, "not on the way to the output")
+    if math.isnan(known[ends[0]].log_gradient):
+        return known[ends[0]].status
+    if between[1] is None and not _same(reading.output, reading.layers[ends[1]].output):
+        return "something follows the last layer: name it in between="
+    first = reading.layers[0]
+    if between[0] is not None:
+        return ""
+    if reading.start is not None or first.stage.convolution is not None or not _same(x, first.entry):
+        return "the input does not go into a linear layer as it is: name the first layer in between="
+    return ""
+
+
+def _same(one: Any, other: Tensor) -> bool:
+    if not isinstance(one, Tensor) or one.numel() != other.numel():
+        return False
+    return bool((one.detach().reshape(-1) == other.detach().reshape(-1)).all())
+
+
+def _is_plain(stage: Stage | Residual) -> bool:
+    dense = isinstance(stage, Stage) and stage.convolution is None and stage.pool is None
+    return dense and isinstance(stage, Stage) and stage.norm == "none" and stage.dropout == 0.0
+
+
+def _ratio(stages: Sequence[Stage], levels: Sequence[Level], from_input: bool) -> float:
+    """m2 / m1^2, factor by factor, for any widths.
+
+    Multiplying by phi' adds mu_2 / mu_1^2 - 1. An independent matrix of N' x N entries turns r into 1 + r N' / N; an
+    orthogonal one into r N' / N where N' >= N, into 1 + (r - 1) N' / N else: products of free variables (Pennington,
+    Schoenholz and Ganguli 2017), widths as in Wishart's law.
+    """
+    q = {level.name: level.q for level in levels}
+    ratio = 1.0
+    for place, stage in enumerate(stages):
+        if place or from_input:
+            aspect = stage.fan_out / stage.fan_in
+            if not stage.orthogonal:
+                ratio = 1.0 + ratio * aspect
+            else:
+                ratio = ratio * aspect if aspect >= 1 else 1.0 + (ratio - 1.0) * aspect
+        if stage is not stages[-1]:
+            here = moments(activation_of(stage.activation), q[stage.name])
+            ratio += float(here.slope_fourth) / float(here.slope_square) ** 2 - 1.0
+    return ratio
+
+
+def _largest(stages: Sequence[Stage]) -> float:
+    linear = all(activation_of(one.activation).name == "identity" and not one.orthogonal for one in stages)
+    if not linear or len({*(one.fan_in for one in stages), *(one.fan_out for one in stages)}) > 1:
+        return math.nan
+    scale = 0.5 * sum(math.log(one.weight_var) for one in stages)
+    return largest_singular_value(len(stages)) * math.exp(scale)

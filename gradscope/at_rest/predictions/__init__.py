@@ -1,0 +1,1 @@
+"""What theory says the first step will show."""

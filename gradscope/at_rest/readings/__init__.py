@@ -1,0 +1,1 @@
+"""A live model as theory sees it."""

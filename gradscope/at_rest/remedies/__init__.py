@@ -1,0 +1,1 @@
+"""Remedies, each applied to a copy of a model."""

@@ -1,0 +1,1 @@
+"""Proof that watching changes nothing."""
