@@ -12,7 +12,16 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from gradscope import checks, figures, information, lab, metrics, runs, testing, theory
-    from gradscope.at_rest import gradient_noise, information_of, jacobian, predict, preflight, trial, verify
+    from gradscope.at_rest import (
+        gradient_noise,
+        information_of,
+        jacobian,
+        predict,
+        preflight,
+        similarity_of,
+        trial,
+        verify,
+    )
     from gradscope.checks import Finding, Findings, NotApplicable, check, diagnose
     from gradscope.errors import GradscopeError
     from gradscope.lab.sweep import sweep
@@ -42,6 +51,7 @@ _HOME = {
     "metric": "gradscope.metrics",
     "predict": "gradscope.at_rest",
     "preflight": "gradscope.at_rest",
+    "similarity_of": "gradscope.at_rest",
     "sweep": "gradscope.lab.sweep",
     "trial": "gradscope.at_rest",
     "verify": "gradscope.at_rest",
@@ -76,6 +86,7 @@ __all__ = [
     "predict",
     "preflight",
     "runs",
+    "similarity_of",
     "sweep",
     "testing",
     "theory",

@@ -15,6 +15,7 @@ from gradscope.figures.ledger_bars import ledger, ledger_frame
 from gradscope.figures.loss_curve import loss, loss_frame
 from gradscope.figures.phase_diagram import phase_diagram
 from gradscope.figures.phases import edge_frame, layer_points_frame
+from gradscope.figures.similarity import layer_similarity
 from gradscope.figures.style import CONFIG, message, template
 from gradscope.figures.sweep_cells import sweep_map_frame
 from gradscope.figures.sweep_grid import sweep_map
@@ -38,6 +39,7 @@ __all__ = [
     "information_plane",
     "information_plane_frame",
     "layer_points_frame",
+    "layer_similarity",
     "ledger",
     "ledger_frame",
     "loss",

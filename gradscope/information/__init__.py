@@ -14,6 +14,7 @@ from gradscope.information.ksg import ksg
 from gradscope.information.panel import panel
 from gradscope.information.readout import probe_accuracy, reconstruction
 from gradscope.information.renyi import matrix_entropy, renyi
+from gradscope.information.similarity import similarity
 from gradscope.information.sliced import sliced
 from gradscope.information.spectrum import effective_rank, participation_ratio, pca_saturation
 
@@ -34,5 +35,6 @@ __all__ = [
     "probe_accuracy",
     "reconstruction",
     "renyi",
+    "similarity",
     "sliced",
 ]
