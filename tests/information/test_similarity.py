@@ -60,7 +60,7 @@ def test_what_is_constant_is_not_known_and_rounding_is_warned_of() -> None:
     rounding = 0.5 + 3e-8 * RANDOM.standard_normal((200, 4))
     frame = information.similarity({"x": X, "flat": np.full((200, 3), 0.25), "rounding": rounding})
     said = frame.set_index(["layer", "other"])
-    assert pd.isna(said.loc[("x", "flat"), "value"])
+    assert pd.isna(said["value"].loc[("x", "flat")])
     assert said.loc[("x", "flat"), "warning"] == "a side is constant"
     assert said.loc[("rounding", "x"), "warning"] == "a side is constant but for rounding"
     assert said.loc[("x", "x"), "warning"] == ""
