@@ -130,10 +130,33 @@ SPREAD(spread_floats, float)
 SPREAD(spread_doubles, double)
 #undef SPREAD
 
+/* Sums of squares of a sample that was kept, and of how it has changed. */
+#define CHANGE(name, type)                                                                                             \
+    static void NAMED(name)(const void *before, const void *now, int64_t count, int64_t stride, double *found) {       \
+        const type *p = before, *q = now;                                                                              \
+        double power[8] = {0}, moved[8] = {0};                                                                         \
+        int64_t i = 0;                                                                                                 \
+        for (; i + 8 <= count; i += 8)                                                                                 \
+            for (int k = 0; k < 8; k++) {                                                                              \
+                const double old = p[i + k], by = q[(i + k) * stride] - p[i + k];                                      \
+                power[k] += old * old, moved[k] += by * by;                                                            \
+            }                                                                                                          \
+        for (; i < count; i++) {                                                                                       \
+            const double old = p[i], by = q[i * stride] - p[i];                                                        \
+            power[0] += old * old, moved[0] += by * by;                                                                \
+        }                                                                                                              \
+        for (int k = 0; k < 8; k++) found[0] += power[k], found[1] += moved[k];                                        \
+    }
+CHANGE(change_floats, float)
+CHANGE(change_doubles, double)
+#undef CHANGE
+
 static const Loops NAMED(loops) = {
     {NAMED(of_squares), NAMED(of_moments), NAMED(of_zeros), NAMED(of_all), NAMED(of_all), NAMED(of_all),
      NAMED(of_counts), NAMED(of_all)},
     {NULL, NAMED(of_relu), NAMED(of_tanh), NAMED(of_sigmoid), NAMED(of_leaky), NAMED(of_elu)},
     NAMED(spread_floats),
     NAMED(spread_doubles),
+    NAMED(change_floats),
+    NAMED(change_doubles),
 };

@@ -38,6 +38,8 @@ typedef struct {
     Loop plain[8], phi[FUNCTIONS];
     void (*spread_floats)(const void *, const Columns *, double *);
     void (*spread_doubles)(const void *, const Columns *, double *);
+    void (*change_floats)(const void *, const void *, int64_t, int64_t, double *);
+    void (*change_doubles)(const void *, const void *, int64_t, int64_t, double *);
 } Loops;
 
 INLINE double slope_wide(double y, int phi, const Constants *c) {

@@ -104,9 +104,13 @@ typedef struct {
     double *rows, *shares;
     uint32_t *bins;
     Py_ssize_t size, room;
+    /* Samples of tensors that are about to change. */
+    char *kept;
+    Py_ssize_t keeping, room_to_keep;
+    PyObject *dtype, *shape;
 } Pass;
 
-static PyObject *attribute_data_ptr;
+static PyObject *name_data_ptr, *name_dtype, *name_shape, *name_is_cpu, *name_is_contiguous, *name_is_neg;
 
 static int64_t count_flat(const Pass *self, const void *p, int64_t unit, int exact) {
     int64_t flat = 0;
@@ -231,21 +235,44 @@ static int make_room(Pass *self) {
     return 0;
 }
 
-/* add(tensor, exact) -> place. The tensor is contiguous, of the type and size that was told. */
+/* 1 where an attribute is, or a method returns, what is expected; 0 where not; -1 on an error. */
+static int is_such(PyObject *tensor, PyObject *name, PyObject *expected, int is_method) {
+    PyObject *found = is_method ? PyObject_CallMethodNoArgs(tensor, name) : PyObject_GetAttr(tensor, name);
+    if (found == NULL) return -1;
+    const int same = found == expected ? 1 : is_method || expected == Py_True ? 0 : PyObject_RichCompareBool(found, expected, Py_EQ);
+    Py_DECREF(found);
+    return same;
+}
+
+/* 1, and the address, where the memory of a tensor can be read as that of those before it. */
+static int memory_of(const Pass *self, PyObject *tensor, const void **p) {
+    int fits = is_such(tensor, name_dtype, self->dtype, 0);
+    if (fits == 1) fits = is_such(tensor, name_shape, self->shape, 0);
+    if (fits == 1) fits = is_such(tensor, name_is_cpu, Py_True, 0);
+    if (fits == 1) fits = is_such(tensor, name_is_contiguous, Py_True, 1);
+    if (fits == 1) fits = is_such(tensor, name_is_neg, Py_False, 1);
+    if (fits != 1) return fits;
+    PyObject *address = PyObject_CallMethodNoArgs(tensor, name_data_ptr);
+    if (address == NULL) return -1;
+    *p = PyLong_AsVoidPtr(address);
+    Py_DECREF(address);
+    if (*p == NULL && PyErr_Occurred()) return -1;
+    if (*p == NULL && self->entries) {
+        PyErr_SetString(PyExc_ValueError, "the tensor has no memory");
+        return -1;
+    }
+    return 1;
+}
+
+/* add(tensor, exact) -> place; -1 for a tensor of another kind than those before it. */
 static PyObject *Pass_add(Pass *self, PyObject *const *given, Py_ssize_t count) {
     if (count != 2) {
         PyErr_SetString(PyExc_TypeError, "add takes a tensor and whether shares are exact");
         return NULL;
     }
-    PyObject *address = PyObject_CallMethodNoArgs(given[0], attribute_data_ptr);
-    if (address == NULL) return NULL;
-    const void *p = PyLong_AsVoidPtr(address);
-    Py_DECREF(address);
-    if (p == NULL && PyErr_Occurred()) return NULL;
-    if (p == NULL && self->entries) {
-        PyErr_SetString(PyExc_ValueError, "the tensor has no memory");
-        return NULL;
-    }
+    const void *p;
+    const int fits = memory_of(self, given[0], &p);
+    if (fits != 1) return fits ? NULL : PyLong_FromLong(-1);
     const int exact = given[1] == Py_True;
     Found found = {0};
     if (self->codes && self->entries) {
@@ -267,6 +294,52 @@ static PyObject *Pass_add(Pass *self, PyObject *const *given, Py_ssize_t count) 
     }
     if (self->counts_bins) count_bins(self, p, self->bins + place * (2 * BINS + 2));
     return PyLong_FromSsize_t(place);
+}
+
+/* keep(tensor) -> number of the sample that is kept of it; -1 for a tensor of another kind. */
+static PyObject *Pass_keep(Pass *self, PyObject *tensor) {
+    const void *p;
+    const int fits = memory_of(self, tensor, &p);
+    if (fits != 1) return fits ? NULL : PyLong_FromLong(-1);
+    const int64_t taken = (self->entries + self->stride - 1) / self->stride;
+    const size_t size = (size_t)taken * (self->wide ? 8 : 4);
+    if (self->keeping == self->room_to_keep) {
+        char *kept = PyMem_Realloc(self->kept, (self->keeping + 1) * size + 1);
+        if (kept == NULL) return PyErr_NoMemory();
+        self->kept = kept, self->room_to_keep++;
+    }
+    char *to = self->kept + self->keeping * size;
+    if (self->stride == 1) memcpy(to, p, size);
+    else if (self->wide)
+        for (int64_t i = 0; i < taken; i++) ((double *)to)[i] = ((const double *)p)[i * self->stride];
+    else
+        for (int64_t i = 0; i < taken; i++) ((float *)to)[i] = ((const float *)p)[i * self->stride];
+    return PyLong_FromSsize_t(self->keeping++);
+}
+
+/* change(tensor, number) -> place of a row: entries and sum of squares of the sample, the same of its change. */
+static PyObject *Pass_change(Pass *self, PyObject *const *given, Py_ssize_t count) {
+    const Py_ssize_t number = count == 2 ? PyLong_AsSsize_t(given[1]) : -1;
+    if (number < 0 || number >= self->keeping || self->width != 4) {
+        if (!PyErr_Occurred()) PyErr_SetString(PyExc_ValueError, "nothing of that number is kept");
+        return NULL;
+    }
+    const void *p;
+    const int fits = memory_of(self, given[0], &p);
+    if (fits != 1) return fits ? NULL : PyLong_FromLong(-1);
+    if (make_room(self) < 0) return PyErr_NoMemory();
+    const int64_t taken = (self->entries + self->stride - 1) / self->stride;
+    const void *before = self->kept + number * taken * (self->wide ? 8 : 4);
+    double *row = self->rows + self->size * self->width;
+    double found[2] = {0};
+    (self->wide ? loops->change_doubles : loops->change_floats)(before, p, taken, self->stride, found);
+    row[0] = row[2] = (double)taken, row[1] = found[0], row[3] = found[1];
+    return PyLong_FromSsize_t(self->size++);
+}
+
+static PyObject *Pass_forget(Pass *self, PyObject *Py_UNUSED(ignored)) {
+    self->keeping = 0;
+    Py_RETURN_NONE;
 }
 
 static PyObject *bytes_of(const void *from, size_t count, size_t size) {
@@ -294,6 +367,9 @@ static void Pass_free(Pass *self) {
     PyMem_Free(self->rows);
     PyMem_Free(self->shares);
     PyMem_Free(self->bins);
+    PyMem_Free(self->kept);
+    Py_XDECREF(self->dtype);
+    Py_XDECREF(self->shape);
     Py_TYPE(self)->tp_free((PyObject *)self);
 }
 
@@ -317,8 +393,8 @@ static PyObject *Pass_new(PyTypeObject *type, PyObject *arguments, PyObject *Py_
     int wide, phi, dead, bins, spreads = 0;
     long long entries, stride, outer, units, inner, step, samples, positions, apart;
     double threshold, slope, shift, factor;
-    PyObject *codes;
-    if (!PyArg_ParseTuple(arguments, "piLLO!pp(dddd)(LLLL)(LLL)", &wide, &phi, &entries, &stride, &PyTuple_Type, &codes,
+    PyObject *codes, *dtype, *shape;
+    if (!PyArg_ParseTuple(arguments, "OOpiLLO!pp(dddd)(LLLL)(LLL)", &dtype, &shape, &wide, &phi, &entries, &stride, &PyTuple_Type, &codes,
                           &dead, &bins, &threshold, &slope, &shift, &factor, &outer, &units, &inner, &step, &samples,
                           &positions, &apart))
         return NULL;
@@ -329,6 +405,7 @@ static PyObject *Pass_new(PyTypeObject *type, PyObject *arguments, PyObject *Py_
     }
     Pass *self = (Pass *)type->tp_alloc(type, 0);
     if (self == NULL) return NULL;
+    self->dtype = Py_NewRef(dtype), self->shape = Py_NewRef(shape);
     self->wide = wide, self->phi = phi, self->counts_dead = dead, self->counts_bins = bins;
     self->entries = entries, self->stride = stride, self->codes = (int)count;
     self->constants = (Constants){threshold, slope, shift, factor};
@@ -360,6 +437,9 @@ static PyObject *Pass_new(PyTypeObject *type, PyObject *arguments, PyObject *Py_
 
 static PyMethodDef Pass_methods[] = {
     {"add", (PyCFunction)(void (*)(void))Pass_add, METH_FASTCALL, "Take the statistics of a tensor; its place."},
+    {"keep", (PyCFunction)Pass_keep, METH_O, "Keep a sample of a tensor that is about to change; its number."},
+    {"change", (PyCFunction)(void (*)(void))Pass_change, METH_FASTCALL, "Take what has changed; its place."},
+    {"forget", (PyCFunction)Pass_forget, METH_NOARGS, "Forget what was kept."},
     {"taken", (PyCFunction)Pass_taken, METH_NOARGS, "Bytes of all rows, shares and bins."},
     {"clear", (PyCFunction)Pass_clear, METH_NOARGS, "Forget all rows."},
     {NULL},
@@ -389,9 +469,14 @@ static struct PyModuleDef module = {
 };
 
 PyMODINIT_FUNC PyInit__passes(void) {
-    attribute_data_ptr = PyUnicode_InternFromString("data_ptr");
+    name_data_ptr = PyUnicode_InternFromString("data_ptr");
+    name_dtype = PyUnicode_InternFromString("dtype");
+    name_shape = PyUnicode_InternFromString("shape");
+    name_is_cpu = PyUnicode_InternFromString("is_cpu");
+    name_is_contiguous = PyUnicode_InternFromString("is_contiguous");
+    name_is_neg = PyUnicode_InternFromString("is_neg");
     loops = best_loops();
-    if (attribute_data_ptr == NULL || PyType_Ready(&PassType) < 0) return NULL;
+    if (PyErr_Occurred() || PyType_Ready(&PassType) < 0) return NULL;
     PyObject *made = PyModule_Create(&module);
     if (made == NULL) return NULL;
     if (PyModule_AddObjectRef(made, "Pass", (PyObject *)&PassType) < 0) {

@@ -14,7 +14,7 @@ from gradscope.probe.capture import Captured, FaultHandler, measure
 from gradscope.probe.distributed import LocalGradient, is_sharded, local, world_size
 from gradscope.probe.hooks import on_accumulation
 from gradscope.probe.layers import Layer, plain
-from gradscope.probe.piles import SAMPLED, WHOLE
+from gradscope.probe.piles import PHI, SAMPLED, WHOLE, Pile
 from gradscope.probe.plan import Plan, Program
 from gradscope.probe.recorder import Recorder
 from gradscope.probe.records import Reading
@@ -53,6 +53,11 @@ class ParameterReader:
         self._keeps_all = not {"moments", "squares"}.isdisjoint(wanted.get("weight_update", ()))
         self._splits = not self._keeps_all and not set(SAMPLED).isdisjoint(wanted.get("weight", ()))
         self._forms = plan.forms("weight_update", "weight") if self._of_update.metrics else set()
+        # Compiled code keeps the sample and compares, where that is all that is wanted of updates.
+        self._compares = wanted.get("weight_update") == ("power",) and not self._of_update.metrics
+        weight = tuple(one for one in wanted.get("weight", ()) if one != "power")
+        self._beside = weight if self._compares and not set(weight) - set(WHOLE) else None
+        self._kept: dict[Layer, tuple[Pile, int]] = {}
 
     def arm(self, recorder: Recorder) -> None:
         """Await the gradients of this step as back-propagation leaves them, and note which passes leave any."""
@@ -60,6 +65,8 @@ class ParameterReader:
         self._forms_before.clear()
         self._owned.clear()
         self._raw.clear()
+        self._kept.clear()
+        recorder.tally.forget()
         if self._handles and world_size() == 1 and self._still_fits():
             self._recorder = recorder
             return
@@ -110,7 +117,15 @@ class ParameterReader:
         """Remove every hook on a parameter."""
         for handle in self._handles:
             handle.remove()
-        for kept in (self._handles, self._raw_hooks, self._armed, self._before, self._forms_before, self._raw):
+        for kept in (
+            self._handles,
+            self._raw_hooks,
+            self._armed,
+            self._before,
+            self._forms_before,
+            self._raw,
+            self._kept,
+        ):
             kept.clear()
         self._recorder = None
 
@@ -181,6 +196,8 @@ class ParameterReader:
         try:
             # A frozen weight has no update: not one of zero.
             trained = [(layer, one) for layer, one, _ in roster if one is not None and one.requires_grad]
+            if self._compares and self._part is _same:
+                trained = [(layer, one) for layer, one in trained if not self._keeps(recorder, layer, one)]
             weights = [(layer, self._part(weight)) for layer, weight in trained]
             groups: dict[Any, list[tuple[Layer, Tensor]]] = {}
             for layer, weight in weights:
@@ -195,10 +212,23 @@ class ParameterReader:
         except Exception as error:
             self._fault("all layers", "weights before the step", error)
 
+    def _keeps(self, recorder: Recorder, layer: Layer, weight: Tensor) -> bool:
+        """Let compiled code keep a sample of a weight; tell whether it could."""
+        pile, number = recorder.tally.keep(weight)
+        if number >= 0:
+            self._kept[layer] = pile, number
+        return number >= 0
+
     def read_update(self, recorder: Recorder, optimizer: Optimizer) -> None:
         """Read what the optimizer step changed."""
         groups: dict[Any, list[tuple[Layer, Tensor, Tensor]]] = {}
-        for layer, weight, _ in self._parameters_of(optimizer):
+        roster = self._parameters_of(optimizer)
+        for layer, weight, _ in roster if self._kept else ():
+            pile, number = self._kept.pop(layer, (None, -1))
+            place = -1 if pile is None or weight is None else pile.change(weight, number)
+            if pile is not None and place >= 0:
+                recorder.parameters.setdefault(layer.name, {})["update"] = Reading([(pile, place, PHI)])
+        for layer, weight, _ in roster if self._before else ():
             before, mine = self._before.pop(layer, None), self._part(weight)
             if before is not None and mine is not None:
                 groups.setdefault((mine.dtype, mine.device), []).append((layer, mine, before))
@@ -231,7 +261,12 @@ class ParameterReader:
             tensor = tensors.get(signal)
             if tensor is None:
                 continue
-            if signal == "weight" and has_sample and self._splits:
+            if signal == "weight" and layer in self._kept and self._beside is not None:
+                # What is kept to see the update serves the statistics of samples, too.
+                if not self._beside:
+                    continue
+                pile, place = tally.add((signal,), tensor, layer.unit_dim, recorder.tape, self._beside)
+            elif signal == "weight" and has_sample and self._splits:
                 # The sample that shows the update serves the statistics of samples, too.
                 pile, place = tally.add((signal,), self._before[layer], layer.unit_dim, recorder.tape, SAMPLED)
                 reading.notes.append((pile, place, signal))

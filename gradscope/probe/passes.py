@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from torch import Tensor, float64, strided
+from torch import Tensor, float32, float64, strided
 
 from gradscope.probe.functions import SELU_ALPHA, SELU_SCALE, Phi
 from gradscope.probe.layouts import Layout, Reducer
@@ -63,6 +63,8 @@ def make_pass(layout: Layout, reducer: Reducer, tensor: Tensor) -> Any | None:
     outer, units, inner, step = _units(tensor, layout.unit_dim, reducer.step)
     positions, apart = _positions(tensor, units, step)
     return _passes.Pass(
+        float64 if tensor.dtype is float64 else float32,
+        tensor.shape,
         tensor.dtype is float64,
         _PHIS[layout.phi.name] if layout.phi else 0,
         tensor.numel(),

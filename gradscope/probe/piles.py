@@ -23,11 +23,14 @@ from gradscope.probe.reduce import Tape
 
 SMALL = 16_384
 EXACT = (torch.float32, torch.float64)
+# Of notes whose tensors show several signals: the layout names them.
 PHI = "phi"
 # Statistics that a sample shows as well, and those that take all entries.
 SAMPLED = ("zeros", "small", "power")
 WHOLE = ("moments", "squares", "spread", "histogram")
 MOST_WAITING = 256
+# A weight before a step, and what the step changed: on a sample of it.
+CHANGE = (("weight", ("power",)), ("weight_update", ("power",)))
 # Joins the names of signals that are one tensor: what is read of it counts for each, and is read once.
 ALSO = "+"
 # Bytes of copies that a pile may hold for later steps.
@@ -54,6 +57,7 @@ class Pile:
         tables: Their statistics, shape (k, numbers), in order.
         bins: Their histograms by signal.
         shares: Share of zero slopes by unit.
+        direct: Adds a tensor by compiled code, and gives its place, or -1 for one that is not like the others.
     """
 
     def __init__(self, layout: Layout, tensor: Tensor) -> None:
@@ -62,6 +66,7 @@ class Pile:
         self.on_host = reduce.on_host(tensor)
         self._pass = make_pass(layout, self.reducer, tensor)
         self._is_exact = tensor.dtype in EXACT
+        self.direct: Callable[[Tensor, bool], int] | None = self._pass.add if self.passes and self._is_exact else None
         self._waits = self._pass is None and tensor.numel() <= SMALL and tensor.layout is torch.strided
         fitting = PATIENT_BYTES // max(tensor.numel() * tensor.element_size(), 1)
         self._most = max(min(fitting, MOST_WAITING), 1)
@@ -92,6 +97,19 @@ class Pile:
     def size(self) -> int:
         """Tensors added since the last clearing."""
         return self._size if self._pass is None else int(self._pass.size)
+
+    def keep(self, tensor: Tensor) -> int:
+        """Keep a sample of a tensor that is about to change; its number, -1 where that is not possible."""
+        return -1 if self._pass is None or not self._is_exact else int(self._pass.keep(tensor))
+
+    def change(self, tensor: Tensor, number: int) -> int:
+        """Add what has changed of a sample that was kept; its place, -1 where that cannot be told."""
+        return -1 if self._pass is None else int(self._pass.change(tensor, number))
+
+    def forget(self) -> None:
+        """Forget the samples that were kept."""
+        if self._pass is not None:
+            self._pass.forget()
 
     def add(self, tensor: Tensor, tape: Tape, exact: bool = True) -> int:
         """Add a tensor and return its place.
@@ -228,6 +246,8 @@ class Tally:
     def __init__(self, wanted: Mapping[str, tuple[str, ...]]) -> None:
         self._wanted = wanted
         self._piles: dict[Hashable, Pile] = {}
+        # Those of compiled code, by a key that is quickly made: it sees by itself whether a tensor is of the same kind.
+        self._direct: dict[Hashable, Pile] = {}
         self.memos: dict[Any, Any] = {}
         self.exact_shares = True
 
@@ -235,6 +255,7 @@ class Tally:
         """Forget everything."""
         # Of sequences, every length has a pile of its own: those that nothing came to are dropped.
         self._piles = {key: pile for key, pile in self._piles.items() if pile.size}
+        self._direct.clear()
         for pile in self._piles.values():
             pile.clear()
 
@@ -250,6 +271,12 @@ class Tally:
             tape: Where numbers of a device go.
             only: Statistics to take of it, where it does not show all.
         """
+        quick = (signals, tensor.shape, unit_dim, only)
+        found = self._direct.get(quick)
+        if found is not None and found.direct is not None:
+            place = found.direct(tensor, True)
+            if place >= 0:
+                return found, place
         key = (signals, tensor.shape, tensor.dtype, tensor.layout, unit_dim, fits(tensor) or tensor.device, only)
         pile = self._piles.get(key)
         if pile is None:
@@ -259,17 +286,47 @@ class Tally:
             if wanted.pop("overlap", self) is not self:
                 wanted.setdefault("squares")
             pile = self._open(key, Layout(((signals[0], tuple(wanted)),), unit_dim), tensor)
+        if pile.direct is not None:
+            self._direct[quick] = pile
         return pile, pile.add(tensor, tape)
 
     def add_phi(self, phi: Phi, unit_dim: int, tape: Tape) -> tuple[Pile, int]:
         """Add the call of an activation function."""
         tensor = phi.saved
+        quick = (phi.key, tensor.shape, unit_dim)
+        found = self._direct.get(quick)
+        if found is not None and found.direct is not None:
+            place = found.direct(tensor, self.exact_shares)
+            if place >= 0:
+                return found, place
         key = (phi.key, tensor.shape, tensor.dtype, unit_dim, fits(tensor) or tensor.device)
         pile = self._piles.get(key)
         if pile is None:
             wanted = tuple((one, self._wanted[one]) for one in ("activation", "slope") if one in self._wanted)
             pile = self._open(key, Layout(wanted, unit_dim, phi.forget()), tensor)
+        if pile.direct is not None:
+            self._direct[quick] = pile
         return pile, pile.add(tensor, tape, self.exact_shares)
+
+    def keep(self, weight: Tensor) -> tuple[Pile, int]:
+        """Keep a sample of a weight that is about to change; the number is -1 where compiled code cannot."""
+        quick = ("change", weight.shape)
+        found = self._direct.get(quick)
+        number = -1 if found is None else found.keep(weight)
+        if found is not None and number >= 0:
+            return found, number
+        key = (*quick, weight.dtype, fits(weight))
+        pile = self._piles.get(key)
+        if pile is None:
+            pile = self._open(key, Layout(CHANGE, -1), weight)
+        if pile.direct is not None:
+            self._direct[quick] = pile
+        return pile, pile.keep(weight)
+
+    def forget(self) -> None:
+        """Forget the samples that were kept of weights."""
+        for pile in self._direct.values():
+            pile.forget()
 
     def add_overlap(self, first: Tensor, second: Tensor, tape: Tape) -> tuple[Pile, int]:
         """Add the scalar product of two tensors of one shape; it may stand for any of the overlaps."""
