@@ -129,9 +129,9 @@ class Backlog:
     def _note(self, row: int, readings: Iterable[Reading]) -> None:
         for reading in readings:
             for pile, place, target in reading.notes:
-                found = self._targets.get((pile, target))
+                found = pile.targets.get(target)
                 if found is None:
-                    found = self._targets[pile, target] = [], []
+                    found = pile.targets[target] = self._targets[pile, target] = [], []
                 found[0].append(place)
                 found[1].append(row)
 
@@ -147,6 +147,8 @@ class Backlog:
         """Make the rows of everything taken in; what a step in progress has shown so far stays."""
         steps, self._steps = self._steps, []
         targets, self._targets = self._targets, {}
+        for pile, _ in targets:
+            pile.targets = {}
         count, self._rows = self._rows, 0
         if steps:
             self.tally.settle_host()
@@ -177,24 +179,29 @@ class Backlog:
             self._add_histograms(steps, targets, sharded)
 
     def _add_units(self, step: Step, row: int, units: Units, values: Array, present: Mask) -> None:
-        window = self._windows.setdefault(step.keys[row], UnitWindow())
-        window.push(units.samples, units.share == 1.0)
-        dead = window.dead
-        if dead is not None:
+        key = step.keys[row]
+        window = self._windows.get(key)
+        if window is None:
+            window = self._windows[key] = UnitWindow()
+        window.push(units)
+        if window.is_full:
             for column in self._windowed:
-                values[column], present[column] = self._of_window(column, dead), True
+                values[column], present[column] = self._of_window(column, window), True
         if step.is_milestone:
             self._writer.append("units", list(unit_rows(step.step, int(step.ids[row]), units, window)))
 
-    def _of_window(self, column: int, dead: Mask) -> float:
-        function = self._plan.metrics[column].function
-        if dead.any():
-            return float(function(dead))
+    def _of_window(self, column: int, window: UnitWindow) -> float:
+        if window.flat == len(window.steps):
+            dead = window.dead
+            assert dead is not None
+            return float(self._plan.metrics[column].function(dead))
         # Nearly always none is dead, and a metric is a pure function: once for every width is enough.
-        key = column, len(dead)
-        if key not in self._none_dead:
-            self._none_dead[key] = float(function(dead))
-        return self._none_dead[key]
+        key = column, window.width
+        found = self._none_dead.get(key)
+        if found is None:
+            none = np.zeros(window.width, dtype=np.bool_)
+            found = self._none_dead[key] = float(self._plan.metrics[column].function(none))
+        return found
 
     def _finish(self, step: Step, values: Array, present: Mask, skipped: Mask, sharded: ShardedLayers | None) -> None:
         """Take the loss scale off the rows of a step, and what is of a shard out of them."""

@@ -14,8 +14,10 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.compiler import is_compiling
 
 from gradscope.probe import distributed
+from gradscope.probe.hooks import Hook
 
 COMPILED_TEXT = (
     "compiled before it was watched: hooks never fire in compiled code; "
@@ -66,7 +68,12 @@ def outside_compiled(call: Callable[..., Any]) -> Callable[..., Any]:
     if _dynamo() is None:
         return call
     disabled: Callable[..., Any] = torch.compiler.disable(call)  # type: ignore[no-untyped-call]
-    return disabled
+
+    def outside(*args: Any, **kwargs: Any) -> Any:
+        # Entering a disabled function takes microseconds at every step: only what is being traced has to.
+        return disabled(*args, **kwargs) if is_compiling() else call(*args, **kwargs)
+
+    return Hook(outside)
 
 
 def _is_compiled(module: nn.Module) -> bool:

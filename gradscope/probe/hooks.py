@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.compiler import is_compiling
 
 CHANNEL_NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LocalResponseNorm)
 NORM_MODULES = (*CHANNEL_NORMS, nn.LayerNorm, nn.RMSNorm)
@@ -50,9 +51,23 @@ class StepHook(Hook):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call what the hook is bound to, unless a compiler is tracing."""
-        if torch.compiler.is_compiling() or torch._C._is_tracing():
+        if is_compiling() or torch._C._is_tracing():
             return None
-        return Hook.__call__(self, *args, **kwargs)
+        return self._call(*args, **kwargs)
+
+
+class AccumulationHook(Hook):
+    """The same of a parameter, bound weakly: the collector cannot see through a parameter's hooks."""
+
+    __slots__ = ()
+
+    def __call__(self, owner: Any) -> None:
+        """Call what the hook is bound to, unless that is gone, a compiler is tracing or a CUDA graph captured."""
+        if is_compiling() or torch._C._is_tracing():
+            return
+        found = self._call()
+        if found is not None and not is_capturing():
+            found(owner)
 
 
 def on_gradient(tensor: Any, hook: Callable[[Any], None]) -> None:
@@ -87,19 +102,13 @@ def on_accumulation(parameter: Any, call: Callable[..., None]) -> Any:
     While a CUDA graph is being captured there is no gradient yet, only memory that replays will fill.
     """
     alive = weakref.WeakMethod(call) if isinstance(call, MethodType) else weakref.ref(call)
-
-    def forward(grad_owner: Any) -> None:
-        found = alive()
-        if found is not None and not is_capturing():
-            found(grad_owner)
-
-    return parameter.register_post_accumulate_grad_hook(StepHook(forward))
+    return parameter.register_post_accumulate_grad_hook(AccumulationHook(alive))
 
 
 def is_capturing() -> bool:
     """Tell whether a CUDA graph is being captured: nothing runs then, and nothing may be read."""
-    started: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-    return started and torch.cuda.is_current_stream_capturing()
+    # Without the test for a forked process that is_initialized makes: four calls a layer.
+    return torch.cuda._initialized and torch.cuda.is_current_stream_capturing()
 
 
 class HookSet:

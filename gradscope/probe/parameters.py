@@ -24,6 +24,7 @@ Parameter = nn.Parameter | None
 Tensors = dict[str, Tensor | None]
 GRADIENTS = ("weight_grad", "bias_grad")
 VALUES = ("weight", "bias")
+RAW = ("weight_grad_raw",)
 _NOTHING = Reading()
 
 
@@ -54,9 +55,9 @@ class ParameterReader:
         self._splits = not self._keeps_all and not set(SAMPLED).isdisjoint(wanted.get("weight", ()))
         self._forms = plan.forms("weight_update", "weight") if self._of_update.metrics else set()
         # Compiled code keeps the sample and compares, where that is all that is wanted of updates.
+        self._beside = tuple(one for one in wanted.get("weight", ()) if one != "power")
         self._compares = wanted.get("weight_update") == ("power",) and not self._of_update.metrics
-        weight = tuple(one for one in wanted.get("weight", ()) if one != "power")
-        self._beside = weight if self._compares and not set(weight) - set(WHOLE) else None
+        self._compares = self._compares and set(self._beside) <= set(WHOLE)
         self._kept: dict[Layer, tuple[Pile, int]] = {}
 
     def arm(self, recorder: Recorder) -> None:
@@ -143,9 +144,12 @@ class ParameterReader:
                     self._raw.pop(layer, None)
                     return
                 # Micro-batches accumulate into one gradient: the last reading is the whole.
-                if weight.grad is not None:
-                    grads: Tensors = {"weight_grad_raw": weight.grad}
-                    self._raw[layer] = self._reading(recorder, layer, self._of_raw, grads)
+                grad = weight.grad
+                if grad is not None and not self._of_raw.metrics:
+                    pile, place = recorder.tally.add(RAW, grad, layer.unit_dim, recorder.tape)
+                    self._raw[layer] = Reading([(pile, place, "weight_grad_raw")])
+                elif grad is not None:
+                    self._raw[layer] = self._reading(recorder, layer, self._of_raw, {"weight_grad_raw": grad})
             except Exception as error:
                 self._fault(layer.name, "gradient hook", error)
             recorder.spent += time.perf_counter() - start
@@ -261,7 +265,7 @@ class ParameterReader:
             tensor = tensors.get(signal)
             if tensor is None:
                 continue
-            if signal == "weight" and layer in self._kept and self._beside is not None:
+            if signal == "weight" and layer in self._kept:
                 # What is kept to see the update serves the statistics of samples, too.
                 if not self._beside:
                     continue

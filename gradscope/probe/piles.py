@@ -65,8 +65,12 @@ class Pile:
         self.reducer = Reducer(layout, tensor)
         self.on_host = reduce.on_host(tensor)
         self._pass = make_pass(layout, self.reducer, tensor)
+        # Notes of it in steps that have ended: places, and the rows of the table that they belong to.
+        self.targets: dict[str, tuple[list[int], list[int]]] = {}
         self._is_exact = tensor.dtype in EXACT
-        self.direct: Callable[[Tensor, bool], int] | None = self._pass.add if self.passes and self._is_exact else None
+        self.direct: Callable[[Tensor, bool], int] | None = (
+            self._pass.add if self._pass is not None and self._is_exact else None
+        )
         self._waits = self._pass is None and tensor.numel() <= SMALL and tensor.layout is torch.strided
         fitting = PATIENT_BYTES // max(tensor.numel() * tensor.element_size(), 1)
         self._most = max(min(fitting, MOST_WAITING), 1)
@@ -327,6 +331,14 @@ class Tally:
         """Forget the samples that were kept of weights."""
         for pile in self._direct.values():
             pile.forget()
+
+    def add_value(self, name: str, value: Tensor, unit_dim: int) -> tuple[Pile, int] | None:
+        """Add what an activation function without constants returned, where compiled code has read such before."""
+        found = self._direct.get(((name, False), value.shape, unit_dim))
+        if found is None or found.direct is None:
+            return None
+        place = found.direct(value, self.exact_shares)
+        return (found, place) if place >= 0 else None
 
     def add_overlap(self, first: Tensor, second: Tensor, tape: Tape) -> tuple[Pile, int]:
         """Add the scalar product of two tensors of one shape; it may stand for any of the overlaps."""

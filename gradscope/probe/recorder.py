@@ -26,6 +26,9 @@ from gradscope.probe.replay import learn, origin_of
 from gradscope.probe.succession import Succession
 from gradscope.probe.taking import Taker
 
+# Entries of an output below which its gradient is still in a cache after it was used.
+SMALL_ENOUGH = 1 << 18
+
 
 class Recorder:
     """Collects one recorded step. Its methods are called from hooks.
@@ -210,10 +213,14 @@ class Recorder:
         current.products[found.node] = batch
         current.visited.update(found.nodes)
         edge, arrivals = memo.edge, self._arrivals
-        # Before the product's own back-propagation, while its gradient is still in the cache.
-        found.node.register_prehook(lambda got: arrivals.on_gradient(batch, got[0], None))
-        if found.parent is not None and self._wants_sent:
-            found.node.register_hook(lambda sent, got: arrivals.on_contribution(batch, sent[edge]))
+        wants_sent = found.parent is not None and self._wants_sent
+        if wants_sent and output.numel() < SMALL_ENOUGH:
+            found.node.register_hook(lambda sent, got: arrivals.on_gradient(batch, got[0], sent[edge]))
+        else:
+            # Before the product's own back-propagation, while a large gradient is still in the cache.
+            found.node.register_prehook(lambda got: arrivals.on_gradient(batch, got[0], None))
+            if wants_sent:
+                found.node.register_hook(lambda sent, got: arrivals.on_contribution(batch, sent[edge]))
         if found.parent is not None:
             batch.sources = [found.parent]
             batch.awaits_total = self._wants_total

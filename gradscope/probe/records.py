@@ -20,7 +20,6 @@ Note = tuple[Pile, int, str]
 WAITING = 256
 
 
-@dataclass(eq=False, slots=True)
 class Reading:
     """What one moment of a layer call showed: tensors in piles, and values of metrics on the tape.
 
@@ -30,9 +29,12 @@ class Reading:
         arrived: Of a backward pass: whether the gradient of the layer's output was among what it showed.
     """
 
-    notes: list[Note] = field(default_factory=list)
-    values: list[Value] = field(default_factory=list)
-    arrived: bool = False
+    __slots__ = ("arrived", "notes", "values")
+
+    def __init__(self, notes: list[Note] | None = None) -> None:
+        self.notes: list[Note] = [] if notes is None else notes
+        self.values: list[Value] = []
+        self.arrived = False
 
     def extend(self, other: Reading) -> None:
         """Add what another reading holds."""
@@ -40,7 +42,6 @@ class Reading:
         self.values.extend(other.values)
 
 
-@dataclass(eq=False, slots=True)
 class MicroBatch:
     """One layer call within one forward pass.
 
@@ -61,20 +62,37 @@ class MicroBatch:
         told_as: Signals of this call that the gradient of the next layer's input stands for.
     """
 
-    record: CallRecord
-    forward: Reading = field(default_factory=Reading)
-    backward: dict[int, Reading] = field(default_factory=dict)
-    told: dict[int, Reading] = field(default_factory=dict)
-    sources: list[MicroBatch] = field(default_factory=list)
-    own: Tensor | None = None
-    own_version: int = 0
-    expects: bool = False
-    awaits_total: bool = False
-    provisional: list[int] = field(default_factory=list)
-    chosen: list[int] | None = None
-    within: int = -1
-    shown: str = "output_grad"
-    told_as: str = "next_input_grad"
+    __slots__ = (
+        "awaits_total",
+        "backward",
+        "chosen",
+        "expects",
+        "forward",
+        "own",
+        "own_version",
+        "provisional",
+        "record",
+        "shown",
+        "sources",
+        "told",
+        "told_as",
+        "within",
+    )
+
+    def __init__(self, record: CallRecord) -> None:
+        self.record = record
+        self.forward = Reading()
+        self.backward: dict[int, Reading] = {}
+        self.told: dict[int, Reading] = {}
+        self.sources: list[MicroBatch] = []
+        self.own: Tensor | None = None
+        self.own_version = 0
+        self.expects = self.awaits_total = False
+        self.provisional: list[int] = []
+        self.chosen: list[int] | None = None
+        self.within = -1
+        self.shown = "output_grad"
+        self.told_as = "next_input_grad"
 
     @property
     def fired(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -148,48 +148,60 @@ class UnitWindow:
         width: Number of sampled units.
         samples: Samples in the window.
         steps: Samples of every step, and which units were flat on all of them; None where none was.
+        flat: Steps in the window in which some unit was.
     """
 
     width: int = 0
     samples: int = 0
     steps: deque[tuple[int, Mask | None]] = field(default_factory=deque)
+    flat: int = 0
 
-    def push(self, samples: int, flat_everywhere: Mask) -> None:
+    def push(self, units: Units) -> None:
         """Add a step and forget those no longer needed to reach 64 samples."""
-        if len(flat_everywhere) != self.width:
+        samples, width = units.samples, len(units.share)
+        if width != self.width:
             self.steps.clear()
-            self.width, self.samples = len(flat_everywhere), 0
-        self.steps.append((samples, flat_everywhere if flat_everywhere.any() else None))
+            self.width, self.samples, self.flat = width, 0, 0
+        self.steps.append((samples, units.share == 1.0 if units.any_flat else None))
+        self.flat += units.any_flat
         self.samples += samples
         while self.samples - self.steps[0][0] >= WINDOW_SAMPLES:
-            self.samples -= self.steps.popleft()[0]
+            gone, flat = self.steps.popleft()
+            self.samples -= gone
+            self.flat -= flat is not None
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it holds 64 samples."""
+        return self.samples >= WINDOW_SAMPLES
 
     @property
     def dead(self) -> Mask | None:
         """Per unit; None below 64 samples."""
-        if self.samples < WINDOW_SAMPLES:
+        if not self.is_full:
             return None
+        if self.flat < len(self.steps):
+            return np.zeros(self.width, dtype=np.bool_)
         found = np.ones(self.width, dtype=np.bool_)
         for _, flat in self.steps:
-            if flat is None:
-                return np.zeros(self.width, dtype=np.bool_)
-            found &= flat
+            found &= flat if flat is not None else False
         return found
 
 
-@dataclass(frozen=True)
-class Units:
+class Units(NamedTuple):
     """What the sampled units of a layer call showed in one step.
 
     Attributes:
         samples: What every unit was seen on.
         share: Share of these with slope zero, by unit.
         step: Every how many units one is sampled.
+        any_flat: Whether some unit had no other slope.
     """
 
     samples: int
     share: Array
     step: int
+    any_flat: bool
 
 
 def units_by_row(targets: Targets) -> dict[int, Units]:
@@ -199,8 +211,10 @@ def units_by_row(targets: Targets) -> dict[int, Units]:
         if not pile.shares or not pile.reducer.samples:
             continue
         shares = np.concatenate(pile.shares)
+        flat = (shares == 1.0).any(axis=1).tolist()
+        samples, step = pile.reducer.samples, pile.reducer.step
         for place, row in zip(*notes, strict=True):
-            one = Units(pile.reducer.samples, shares[place], pile.reducer.step)
+            one = Units(samples, shares[place], step, flat[place])
             found[row] = _pooled(found[row], one) if row in found else one
     return found
 
@@ -209,7 +223,8 @@ def _pooled(first: Units, second: Units) -> Units:
     if first.share.shape != second.share.shape:
         return first
     samples = first.samples + second.samples
-    return Units(samples, (first.samples * first.share + second.samples * second.share) / samples, first.step)
+    share = (first.samples * first.share + second.samples * second.share) / samples
+    return Units(samples, share, first.step, bool((share == 1.0).any()))
 
 
 def histograms_by_row(targets: Targets) -> dict[tuple[int, str], tuple[Array, int, int]]:

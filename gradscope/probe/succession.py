@@ -121,14 +121,17 @@ class Succession:
         parent = found.parent
         assert parent is not None
         if origin.has_phi and self._tallies_phi:
-            try:
-                phi = phi_of(origin.name, found.nodes[0], entry)
-            except RuntimeError:
-                phi = None
-            if phi is None:
-                return False
-            pile, place = self._taker.tally.add_phi(phi, parent.record.layer.unit_dim, self._taker.tape)
-            parent.forward.notes.append((pile, place, PHI))
+            unit_dim = parent.record.layer.unit_dim
+            added = self._taker.tally.add_value(origin.name, entry, unit_dim) if entry._version == 0 else None
+            if added is None:
+                try:
+                    phi = phi_of(origin.name, found.nodes[0], entry)
+                except RuntimeError:
+                    phi = None
+                if phi is None:
+                    return False
+                added = self._taker.tally.add_phi(phi, unit_dim, self._taker.tape)
+            parent.forward.notes.append((*added, PHI))
         if self.of_u and origin.direct:
             norms = [current.normalized[node] for node in found.nodes if node in current.normalized]
             own = current.provisional.get(parent) if origin.norm == "none" else None
