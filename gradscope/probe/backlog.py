@@ -35,6 +35,8 @@ from gradscope.runs import Writer
 
 # What may wait: rows, shapes of tensors, and the time since the last rows were made.
 PATIENT_ROWS, PATIENT_PILES, PATIENT_SECONDS = 8192, 512, 0.9
+# Where making rows takes more than a 300th of the time, it is done less often: up to five times as seldom.
+SPARING, MOST_PATIENCE = 300, 5.0
 # A histogram is five hundred numbers.
 PATIENT_HISTOGRAMS = 512
 Fault = Callable[[int, str, str, Exception], None]
@@ -88,7 +90,7 @@ class Backlog:
         self._steps: list[Step] = []
         self._targets: Targets = {}
         self._rows = 0
-        self._settled = time.monotonic()
+        self._settled, self._patience = time.monotonic(), 1.0
         self._most = PATIENT_HISTOGRAMS if plan.histograms else PATIENT_ROWS
 
     def values(self, found: Sequence[Value], numbers: Array, row: int) -> dict[tuple[int, int], float]:
@@ -120,7 +122,7 @@ class Backlog:
             self._note(row, found)
         self._rows += len(readings)
         self._steps.append(step)
-        late = time.monotonic() - self._settled > PATIENT_SECONDS
+        late = time.monotonic() - self._settled > PATIENT_SECONDS * self._patience
         if sharded.exist:
             self.settle(sharded)
         elif late or self._rows > self._most or len(self.tally) > PATIENT_PILES or not self.tally.is_on_host:
@@ -137,11 +139,13 @@ class Backlog:
 
     def settle(self, sharded: ShardedLayers | None = None) -> None:
         """Make the rows of everything taken in, between two steps, and forget what they were made of."""
-        self._settled = time.monotonic()
+        start = time.monotonic()
         try:
             self.make_rows(sharded)
         finally:
             self.tally.clear()
+            self._settled = now = time.monotonic()
+            self._patience = min(max(SPARING * (now - start) / PATIENT_SECONDS, 1.0), MOST_PATIENCE)
 
     def make_rows(self, sharded: ShardedLayers | None = None) -> None:
         """Make the rows of everything taken in; what a step in progress has shown so far stays."""

@@ -20,6 +20,7 @@ _HANDED_IN = "RegisterPostBackwardFunctionBackward"
 # What a hook becomes in a copy or a pickle of the model: a callable of the standard library that takes anything and
 # returns None, so that the copy does not record and a pickle opens where gradscope is not installed.
 _NOTHING = nullcontext()
+_is_tracing = torch._C._is_tracing
 
 
 class Hook:
@@ -51,7 +52,7 @@ class StepHook(Hook):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call what the hook is bound to, unless a compiler is tracing."""
-        if is_compiling() or torch._C._is_tracing():
+        if is_compiling() or _is_tracing():
             return None
         return self._call(*args, **kwargs)
 
@@ -63,7 +64,7 @@ class AccumulationHook(Hook):
 
     def __call__(self, owner: Any) -> None:
         """Call what the hook is bound to, unless that is gone, a compiler is tracing or a CUDA graph captured."""
-        if is_compiling() or torch._C._is_tracing():
+        if is_compiling() or _is_tracing():
             return
         found = self._call()
         if found is not None and not is_capturing():

@@ -225,6 +225,8 @@ class ParameterReader:
 
     def read_update(self, recorder: Recorder, optimizer: Optimizer) -> None:
         """Read what the optimizer step changed."""
+        if not self._kept and not self._before:
+            return
         groups: dict[Any, list[tuple[Layer, Tensor, Tensor]]] = {}
         roster = self._parameters_of(optimizer)
         for layer, weight, _ in roster if self._kept else ():

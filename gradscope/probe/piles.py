@@ -174,14 +174,18 @@ class Pile:
 
     def settle(self, tape: Tape) -> None:
         """Reduce everything that waits; numbers on a device go on the tape."""
-        if self._pass is not None:
-            self._take_passed(self._pass.taken())
-            return
         self.close_rows()
         if self._filled and self._buffer is not None:
             filled, self._filled = self._filled, 0
             with torch.no_grad():
                 self._reduce(real(self._buffer[:filled]), tape)
+
+    def collect(self, tape: Tape) -> None:
+        """Bring everything added so far into tables."""
+        if self._pass is not None:
+            self._take_passed(self._pass.taken())
+        else:
+            self.settle(tape)
 
     def _take_passed(self, taken: tuple[bytes, bytes, bytes]) -> None:
         """Take over all rows of the pass: those that were taken over before are among them."""
@@ -370,7 +374,7 @@ class Tally:
         tape = Tape()
         for pile in self._piles.values():
             if pile.on_host:
-                pile.settle(tape)
+                pile.collect(tape)
 
     def fetch(self, numbers: Array) -> None:
         """Take what lay on a device from the numbers of the tape."""

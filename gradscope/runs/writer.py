@@ -29,6 +29,8 @@ from gradscope.runs.tables import TableReader
 from gradscope.spec import LayerSpec, MetricSpec
 
 HEARTBEAT = 5.0
+# Where writing takes more than a 300th of the time, it is done less often: up to five times as seldom.
+SPARING, MOST_PATIENCE = 300, 5.0
 """Least seconds between two rewritings of run.json that only renew the heartbeat."""
 
 _log = logging.getLogger(__name__)
@@ -51,7 +53,8 @@ class Writer:
         every: A step is recorded if it is a multiple of this.
         resume: Continue the run that the folder holds, where it holds one.
         rank: Number of the process in a distributed training.
-        flush_seconds: Longest time between two flushes, as long as steps are recorded.
+        flush_seconds: Longest time between two flushes, as long as steps are recorded; up to five times as long where
+            a flush takes more than a 300th of it.
         flush_values: Number of buffered values that forces a flush.
 
     Raises:
@@ -82,7 +85,7 @@ class Writer:
         self.path = self._store.path
         self._rank = rank
         self._own = description_of(rank)
-        self._flush_seconds = flush_seconds
+        self._flush_seconds, self._patience = flush_seconds, 1.0
         self._flush_values = flush_values
         writer = f"r{rank}x{secrets.token_hex(4)}"
         self._parts = {table: PartWriter(self._store, table, schema_of(table, metrics), writer) for table in TABLES}
@@ -172,7 +175,7 @@ class Writer:
 
     def tick(self) -> None:
         """End a recorded step: flush if it is time to, else only read the clock."""
-        due = time.monotonic() - self._last_flush >= self._flush_seconds
+        due = time.monotonic() - self._last_flush >= self._flush_seconds * self._patience
         full = self._buffer.values >= self._flush_values and "layers" not in self._failing
         if due or full:
             self.flush()
@@ -182,14 +185,16 @@ class Writer:
 
         What cannot be written is warned of; its rows stay for the next flush, and all else is written.
         """
-        if self._dirty or time.monotonic() - self._last_beat >= HEARTBEAT:
+        start = time.monotonic()
+        if self._dirty or start - self._last_beat >= HEARTBEAT:
             self._attempt(self._own, self._describe_self)
         if len(self._buffer):
             self._attempt("layers", self._write_layers)
         for table, rows in self._waiting.items():
             if rows:
                 self._attempt(table, partial(self._write_small, table))
-        self._last_flush = time.monotonic()
+        self._last_flush = now = time.monotonic()
+        self._patience = min(max(SPARING * (now - start) / max(self._flush_seconds, 1e-3), 1.0), MOST_PATIENCE)
 
     def close(self, status: str = "finished", error: str | None = None) -> None:
         """Flush, and write how the run ended; closing again does nothing."""

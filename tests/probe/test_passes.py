@@ -54,7 +54,7 @@ def both(
     for pile in found:
         tape = Tape()
         assert [pile.add(tensor, tape, exact) for tensor in tensors] == list(range(len(tensors)))
-        pile.settle(tape)
+        pile.collect(tape)
     return found
 
 
@@ -138,7 +138,7 @@ def test_norms_of_entries_of_any_magnitude(scale: float, count: int) -> None:
     narrow = (tensor * scale).float()
     pile = Pile(Layout((("output_grad", ("squares", "moments")),), -1), narrow)
     pile.add(narrow, Tape())
-    pile.settle(Tape())
+    pile.collect(Tape())
     wide = narrow.double()
     found = pile.tables[0][0]
     assert found[1] == pytest.approx(float(wide.square().sum()), rel=1e-6)
@@ -150,7 +150,7 @@ def test_deviations_far_from_zero_do_not_cancel() -> None:
     tensor = 1e4 + values((3000,), torch.float32)
     pile = Pile(Layout((("output", ("moments",)),), -1), tensor)
     pile.add(tensor, Tape())
-    pile.settle(Tape())
+    pile.collect(Tape())
     expected = float(((tensor.double() - tensor.double().mean()) ** 2).sum())
     assert pile.tables[0][0][3] == pytest.approx(expected, rel=1e-6)
 
