@@ -14,6 +14,7 @@ from gradscope.probe.records import ForwardPass, MicroBatch, Reading, Stage
 from gradscope.probe.taking import Taker
 
 # Statistics of the gradient of an input serve these three where nothing else joins there.
+OUTPUT_GRAD = ("output_grad",)
 SENT = ("input_grad_total", "input_grad", "input_overlap", "next_input_grad")
 
 
@@ -46,6 +47,8 @@ class Arrivals:
         self._taker = taker
         self._stage = stage
         self._wants = taker.wants
+        self._tally = taker.tally
+        self._notes_gradient = "output_grad" in taker.wants
         self._tallies_sent = any(one in self._wants for one in SENT)
         self._of_gradient = plan.program("backward", "output_grad", "input_grad")
         self._of_output_gradient = plan.program("backward", "output_grad")
@@ -122,10 +125,14 @@ class Arrivals:
             program = self._of_output_gradient if sent is None else self._of_gradient
             if program.metrics:
                 self._taker.measure(program, reading, layer, {"output_grad": grad, "input_grad": sent})
-            if "output_grad" in self._wants:
-                self._taker.note("output_grad", grad, layer.unit_dim, reading, batch.shown)
+            if self._notes_gradient:
+                pile, place = self._tally.add(OUTPUT_GRAD, grad, layer.unit_dim, self._taker.tape)
+                reading.notes.append((pile, place, batch.shown))
             if sent is not None:
-                self._keep_own(batch, reading, sent)
+                if batch.awaits_total:
+                    batch.own, batch.own_version = sent, sent._version
+                else:
+                    self._keep_own(batch, reading, sent)
         except Exception as error:
             self._taker.fault(layer.name, "backward hook", error)
         self.spent += time.perf_counter() - start

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gradscope.probe.compiled import called_from_compiled, eager_steps, holds_compiled
 from gradscope.probe.computed import parametrization_of
@@ -16,6 +16,9 @@ from gradscope.probe.hooks import HookSet, StepHook, is_capturing, norm_modules,
 from gradscope.probe.layers import Layer
 from gradscope.probe.recorder import Recorder
 
+# By names of this module: every call of every layer asks.
+_is_grad_enabled, _graph_task = torch.is_grad_enabled, torch._C._current_graph_task_id
+_transform = torch._C._functorch.peek_interpreter_stack
 Fault = Callable[[str, str, Exception], None]
 
 
@@ -70,11 +73,11 @@ class Attachment:
     def _counts(self) -> bool:
         """A pass without gradient, in eval mode, inside a backward pass or a transform of functions never counts."""
         return (
-            torch.is_grad_enabled()
+            _is_grad_enabled()
             and self._model.training
-            and torch._C._current_graph_task_id() == -1
+            and _graph_task() == -1
+            and _transform() is None
             and not is_capturing()
-            and torch._C._functorch.peek_interpreter_stack() is None
         )
 
     def _why_uncounted(self) -> str:
@@ -117,22 +120,31 @@ class Attachment:
 
     def _layer_hook(self, layer: Layer) -> StepHook:
         def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-            if self.recorder is None:
+            recorder = self.recorder
+            if recorder is None:
                 return
+            is_plain = module is layer.module and type(output) is Tensor and args and type(args[0]) is Tensor
+            if is_plain and type(module._parameters.get("weight")) is nn.Parameter and self._counts():
+                try:
+                    if recorder.repeats(layer, args[0], output):
+                        return
+                except Exception as error:
+                    self._fault(layer.name, "forward hook", error)
+                    return
             again = 0
             if not self._counts():
-                again = self._recomputed(self.recorder, layer)
+                again = self._recomputed(recorder, layer)
                 if not again:
-                    self.recorder.uncounted.setdefault(layer.name, self._why_uncounted())
+                    recorder.uncounted.setdefault(layer.name, self._why_uncounted())
                     return
             unseen = why_unseen(layer.module, module, output)
             if unseen is not None:
-                self.recorder.uncounted[layer.name] = unseen
+                recorder.uncounted[layer.name] = unseen
                 return
             try:
                 if "weight" not in module._parameters:
-                    self.recorder.computed.used(layer, module)
-                self.recorder.forward(layer, [*args, *kwargs.values()], output, again)
+                    recorder.computed.used(layer, module)
+                recorder.forward(layer, [*args, *kwargs.values()], output, again)
             except Exception as error:
                 self._fault(layer.name, "forward hook", error)
 

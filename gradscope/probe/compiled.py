@@ -61,17 +61,20 @@ def called_from_compiled() -> bool:
 
 
 def outside_compiled(call: Callable[..., Any]) -> Callable[..., Any]:
-    """Keep the compiler out of a hook that an optimizer or a parameter carries for the whole training.
+    """Make a hook that an optimizer carries for the whole training, with the compiler kept out of it.
 
     Without optimizer and compiler there is nothing to keep out: torch loads its compiler with the first optimizer.
     """
     if _dynamo() is None:
-        return call
+        return Hook(call)
     disabled: Callable[..., Any] = torch.compiler.disable(call)  # type: ignore[no-untyped-call]
+    active = getattr(sys.modules.get("torch._C._dynamo.eval_frame"), "get_eval_frame_callback", None)
+    if active is None:
+        return Hook(disabled)
 
     def outside(*args: Any, **kwargs: Any) -> Any:
-        # Entering a disabled function takes microseconds at every step: only what is being traced has to.
-        return disabled(*args, **kwargs) if is_compiling() else call(*args, **kwargs)
+        # Entering a disabled function takes microseconds at every step: only where the compiler watches it has to.
+        return disabled(*args, **kwargs) if is_compiling() or active() is not None else call(*args, **kwargs)
 
     return Hook(outside)
 

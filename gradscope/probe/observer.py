@@ -19,7 +19,7 @@ from gradscope.probe.closures import has_closure, restarting
 from gradscope.probe.compiled import outside_compiled
 from gradscope.probe.coverage import coverage_frame
 from gradscope.probe.flags import Flag, hooked, spread
-from gradscope.probe.hooks import Hook, HookSet, is_capturing
+from gradscope.probe.hooks import HookSet, is_capturing
 from gradscope.probe.information import Informant
 from gradscope.probe.layers import Layer
 from gradscope.probe.loss_scale import LossScale
@@ -77,7 +77,7 @@ class Probe:
             scaler, self._optimizers, self._skip, self._saw_backward, self._sink.remark, self._fault
         )
         self._lasting, self._recording = HookSet(), HookSet()
-        self._before_step = outside_compiled(Hook(self._before_optimizer))
+        self._before_step = outside_compiled(self._before_optimizer)
         self._recorder: Recorder | None = None
         self._stepped: set[int] = set()
         self._nesting = may_nest(self._optimizers)
@@ -212,7 +212,7 @@ class Probe:
 
     def _attach_lasting(self) -> None:
         for optimizer in self._optimizers:
-            self._lasting.add(optimizer.register_step_post_hook(outside_compiled(Hook(self._after_optimizer))))
+            self._lasting.add(optimizer.register_step_post_hook(outside_compiled(self._after_optimizer)))
         # log() asks whether there was a backward pass; a flag on some parameters tells, wherever the loss reaches.
         for parameter in spread(self._model, FLAGS):
             self._lasting.add(hooked(parameter, self._backward.hook()))

@@ -22,12 +22,10 @@ from gradscope.probe.plan import Plan
 from gradscope.probe.records import CallRecord, ForwardPass, Key, MicroBatch, Reading, Stage
 from gradscope.probe.reduce import Tape, flat, sample
 from gradscope.probe.reentrant import FirstPasses
+from gradscope.probe.repeating import Repeats
 from gradscope.probe.replay import learn, origin_of
 from gradscope.probe.succession import Succession
 from gradscope.probe.taking import Taker
-
-# Entries of an output below which its gradient is still in a cache after it was used.
-SMALL_ENOUGH = 1 << 18
 
 
 class Recorder:
@@ -64,7 +62,8 @@ class Recorder:
         self._of_call = plan.program("forward", "input", "output")
         self._of_u = self._succession.of_u
         self._wants_total = self._arrivals.wants_total
-        self._wants_sent = self._wants_total or plan.needs("input_grad")
+        wants_sent = self._wants_total or plan.needs("input_grad")
+        self._repeated = Repeats(self._stage, self._taker, self._arrivals, self._succession, wants_sent)
 
     @property
     def saw_gradient(self) -> bool:
@@ -164,6 +163,10 @@ class Recorder:
         self._foreseen[key] += 1
         return key[1]
 
+    def repeats(self, layer: Layer, entry: Tensor, output: Tensor) -> bool:
+        """Record a call whose graph is what it was at an earlier step; tell whether it is."""
+        return self._repeated.record(self.records, layer, entry, output)
+
     def forward(self, layer: Layer, inputs: Sequence[Any], output: object, again: int = 0) -> None:
         """Record a call of a layer.
 
@@ -209,23 +212,9 @@ class Recorder:
             return False
         if memo.origin is not None and not self._succession.repeat(current, memo.origin, found, entry):
             return False
-        batch.expects = True
         current.products[found.node] = batch
         current.visited.update(found.nodes)
-        edge, arrivals = memo.edge, self._arrivals
-        wants_sent = found.parent is not None and self._wants_sent
-        if wants_sent and output.numel() < SMALL_ENOUGH:
-            found.node.register_hook(lambda sent, got: arrivals.on_gradient(batch, got[0], sent[edge]))
-        else:
-            # Before the product's own back-propagation, while a large gradient is still in the cache.
-            found.node.register_prehook(lambda got: arrivals.on_gradient(batch, got[0], None))
-            if wants_sent:
-                found.node.register_hook(lambda sent, got: arrivals.on_contribution(batch, sent[edge]))
-        if found.parent is not None:
-            batch.sources = [found.parent]
-            batch.awaits_total = self._wants_total
-            if self._wants_total:
-                found.nodes[0].register_prehook(lambda got: arrivals.on_total(batch, got[0]))
+        self._repeated.await_gradient(batch, memo, found, output)
         return True
 
     def _expect_gradient(self, current: ForwardPass, batch: MicroBatch, entry: Tensor | None, output: Tensor) -> None:

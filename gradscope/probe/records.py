@@ -119,7 +119,6 @@ class MicroBatch:
             self.chosen = [one for one in arrived if one not in self.provisional] or arrived
 
 
-@dataclass(eq=False, slots=True)
 class CallRecord:
     """What one layer call of the step has shown so far, over all micro-batches.
 
@@ -136,19 +135,26 @@ class CallRecord:
         entry: First call that takes in the same tensor, where that is known.
     """
 
-    layer: Layer
-    call: int
-    key: Key = field(init=False)
-    batches: list[MicroBatch] = field(default_factory=list)
-    parents: frozenset[Key] = frozenset()
-    resolved: bool = True
-    activation: str = "?"
-    norm: str = "none"
-    contributes: bool = True
-    entry: Key | None = None
+    __slots__ = (
+        "activation",
+        "batches",
+        "call",
+        "contributes",
+        "entry",
+        "key",
+        "layer",
+        "norm",
+        "parents",
+        "resolved",
+    )
 
-    def __post_init__(self) -> None:
-        self.key = self.layer.name, self.call
+    def __init__(self, layer: Layer, call: int, resolved: bool = True) -> None:
+        self.layer, self.call, self.key = layer, call, (layer.name, call)
+        self.batches: list[MicroBatch] = []
+        self.parents: frozenset[Key] = frozenset()
+        self.resolved, self.contributes = resolved, True
+        self.activation, self.norm = "?", "none"
+        self.entry: Key | None = None
 
     @property
     def expected(self) -> int:

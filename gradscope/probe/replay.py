@@ -65,24 +65,24 @@ class Memo:
 
     def finds(self, batch: MicroBatch, entry: Tensor, output: Tensor, products: dict[Any, MicroBatch]) -> Found | None:
         """Test whether a call repeats; return what it was found to be, None where anything differs."""
-        node = _node_of(output)
-        if not _is_a(node, self.node) or node in products:
+        node: Any = output.grad_fn
+        if type(node) is not self.node or node in products:
             return None
         if output.shape != self.output or entry.shape != self.entry:
             return None
         origin: Origin | None = self.origin
-        first = _node_of(entry)
+        first: Any = entry.grad_fn
         if origin is None:
             return None if entry.requires_grad else Found(node, (), None)
-        if first is None or entry.output_nr or node.next_functions[self.edge][0] is not first:
+        if first is None or entry.output_nr or node.next_functions[self.edge][0] is not first:  # type: ignore[attr-defined]
             return None
         nodes: list[Any] = []
-        current = first
+        current: Any = first
         for expected in origin.types:
-            if not _is_a(current, expected):
+            if type(current) is not expected:
                 return None
             nodes.append(current)
-            onward = current.next_functions
+            onward = current.next_functions  # type: ignore[attr-defined]
             if len(onward) > 1 and not all(child is None or _is_leaf(child) for child, _ in onward[1:]):
                 return None
             current = onward[0][0]
@@ -158,10 +158,6 @@ def origin_of(key: Key, path: tuple[Any, ...], way: Way, name: str, entry: Tenso
 
 def _is_by_result(way: Way, node: Any) -> bool:
     return node.name() in BY_RESULT and node is way.node
-
-
-def _is_a(node: Any, kind: type) -> bool:
-    return type(node) is kind
 
 
 def _node_of(tensor: Tensor) -> Any:

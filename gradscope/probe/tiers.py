@@ -71,9 +71,14 @@ def add_uncalled(recorder: Recorder, layers: Iterable[Layer], limits: Collection
     gradients have arrived: the replay of a CUDA graph calls no hook, a training in evaluation mode does not count.
     Where several ranks train, the gradient of a layer that this one did not call comes from another.
     """
+    missing = [
+        layer for layer in layers if layer.name in recorder.parameters and (layer.name, 1) not in recorder.records
+    ]
+    if not missing:
+        return
     unseen = world_size() > 1 or not any(record.batches for record in recorder.records.values())
-    for layer in layers:
-        if layer.name in recorder.parameters and (layer.name in limits or (unseen and has_gradient(layer.module))):
+    for layer in missing:
+        if layer.name in limits or (unseen and has_gradient(layer.module)):
             made_up = CallRecord(layer, 1, resolved=False)
             recorder.records.setdefault(made_up.key, made_up)
 

@@ -81,7 +81,7 @@ def test_along_a_plain_chain_the_factors_of_activation_gains_cost_no_reading(tmp
     split, hooks = counts(8, tmp_path / "split", every=1, step=3, metrics=backward)
     plain, fewer = counts(8, tmp_path / "plain", every=1, step=3, metrics=without)
     assert hooks == fewer
-    for name in ("add", "note", "on_gradient", "on_total"):
+    for name in ("add", "on_gradient", "on_total"):
         assert split[name] == plain[name] > 0
 
 
