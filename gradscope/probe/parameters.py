@@ -166,25 +166,44 @@ class ParameterReader:
         """
         roster = self._parameters_of(optimizer)
         remembers = optimizer is not None and "weight" in names and bool(self._of_update)
-        if remembers:
+        compares = remembers and self._compares and self._part is _same
+        if remembers and not compares:
             self._remember(recorder, roster)
-        program = self._plan.program("step", *names)
-        key, part = f"{names[0]} {id(optimizer)}", self._part
-        for layer, weight, bias in roster:
-            try:
-                tensors: Tensors = {"weight": part(weight), "bias": part(bias)}
-                if "weight_grad" in names:
-                    tensors["weight_grad"] = None if weight is None else part(weight.grad)
-                    tensors["bias_grad"] = None if bias is None else part(bias.grad)
-                found = recorder.parameters.setdefault(layer.name, {})
-                found[key] = self._reading(recorder, layer, program, tensors, layer in self._before)
-                if weight is not None and "weight_grad" in names:
-                    # Only now: what a later backward pass leaves, as in a GAN, belongs to nobody's step.
-                    found["raw"] = self._raw.get(layer, _NOTHING)
-            except Exception as error:
-                self._fault(layer.name, "parameters", error)
+        left = [one for one in roster if not self._read_layer(recorder, one, optimizer, names, compares)]
+        if left:
+            self._remember(recorder, left)
+            for one in left:
+                self._read_layer(recorder, one, optimizer, names, False)
         if recorder.computed and "weight_grad" in names:
             self._read_computed(recorder, optimizer)
+
+    def _read_layer(
+        self,
+        recorder: Recorder,
+        one: tuple[Layer, Parameter, Parameter],
+        optimizer: Optimizer | None,
+        names: tuple[str, ...],
+        compares: bool,
+    ) -> bool:
+        """Read the parameters of a layer; tell whether compiled code kept its weight, where it is to."""
+        (layer, weight, bias), part = one, self._part
+        try:
+            # Just before it is read, so that it comes from memory once.
+            if compares and weight is not None and weight.requires_grad and not self._keeps(recorder, layer, weight):
+                return False
+            tensors: Tensors = {"weight": part(weight), "bias": part(bias)}
+            if "weight_grad" in names:
+                tensors["weight_grad"] = None if weight is None else part(weight.grad)
+                tensors["bias_grad"] = None if bias is None else part(bias.grad)
+            found, program = recorder.parameters.setdefault(layer.name, {}), self._plan.program("step", *names)
+            key = f"{names[0]} {id(optimizer)}"
+            found[key] = self._reading(recorder, layer, program, tensors, layer in self._before)
+            if weight is not None and "weight_grad" in names:
+                # Only now: what a later backward pass leaves, as in a GAN, belongs to nobody's step.
+                found["raw"] = self._raw.get(layer, _NOTHING)
+        except Exception as error:
+            self._fault(layer.name, "parameters", error)
+        return True
 
     def _read_computed(self, recorder: Recorder, optimizer: Optimizer | None) -> None:
         """Read weights that layers compute, as the forward pass used them, with their gradients."""
@@ -200,8 +219,6 @@ class ParameterReader:
         try:
             # A frozen weight has no update: not one of zero.
             trained = [(layer, one) for layer, one, _ in roster if one is not None and one.requires_grad]
-            if self._compares and self._part is _same:
-                trained = [(layer, one) for layer, one in trained if not self._keeps(recorder, layer, one)]
             weights = [(layer, self._part(weight)) for layer, weight in trained]
             groups: dict[Any, list[tuple[Layer, Tensor]]] = {}
             for layer, weight in weights:
