@@ -64,7 +64,7 @@ class Pile:
         self.layout = layout
         self.reducer = Reducer(layout, tensor)
         self.on_host = reduce.on_host(tensor)
-        self._pass = make_pass(layout, self.reducer, tensor)
+        self._pass = make_pass(layout, self.reducer, tensor) if self.on_host else None
         # Notes of it in steps that have ended: places, and the rows of the table that they belong to.
         self.targets: dict[str, tuple[list[int], list[int]]] = {}
         self._is_exact = tensor.dtype in EXACT
