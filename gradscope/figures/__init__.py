@@ -9,6 +9,7 @@ from gradscope.figures.information import (
     information_plane,
     information_plane_frame,
 )
+from gradscope.figures.information_bins import information_planes
 from gradscope.figures.layer_lines import marks_frame, timeline, timeline_frame
 from gradscope.figures.layer_step import HeatmapFrame, heatmap, heatmap_frame
 from gradscope.figures.ledger_bars import ledger, ledger_frame
@@ -38,6 +39,7 @@ __all__ = [
     "information_by_depth_frame",
     "information_plane",
     "information_plane_frame",
+    "information_planes",
     "layer_points_frame",
     "layer_similarity",
     "ledger",

@@ -12,6 +12,7 @@ from gradscope.information.info_nce import info_nce
 from gradscope.information.kde import kde_bounds
 from gradscope.information.ksg import ksg
 from gradscope.information.panel import panel
+from gradscope.information.planes import planes
 from gradscope.information.readout import probe_accuracy, reconstruction
 from gradscope.information.renyi import matrix_entropy, renyi
 from gradscope.information.similarity import similarity
@@ -32,6 +33,7 @@ __all__ = [
     "panel",
     "participation_ratio",
     "pca_saturation",
+    "planes",
     "probe_accuracy",
     "reconstruction",
     "renyi",

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 import gradscope as gs
@@ -89,10 +90,23 @@ def test_trainability_map_trains_every_cell_and_draws_the_depth_scale(tmp_path: 
     assert "Accuracy on held-out digits" in text
 
 
+def test_information_plane_draws_both_networks_by_every_estimator(tmp_path: Path) -> None:
+    text = start("information_plane.py", tmp_path / "planes", "--steps", "2", "--moments", "2")
+    assert "H(X) = 12 bits, P(Y=1) = 0.487305, I(X;Y) = H(Y) = 0.999535 bits" in text
+    frame = pd.read_csv(tmp_path / "planes" / "planes.csv")
+    assert frame["setting"].unique().tolist() == ["10 bins", "30 bins", "100 bins", "noise of variance 0.1"]
+    assert frame.groupby(["run", "step", "setting"])["depth"].apply(list).tolist() == [[1, 2, 3, 4, 5]] * 24
+    assert frame.groupby("setting")["x_most"].max().round(9).to_dict() == {
+        **dict.fromkeys(["10 bins", "30 bins", "100 bins"], 12.0),
+        "noise of variance 0.1": 10.0,
+    }
+    assert "Information plane by estimator" in (tmp_path / "planes" / "planes.html").read_text()
+
+
 def test_every_example_is_tested_and_short() -> None:
     examples = sorted(EXAMPLES.glob("*.py"))
     here = Path(__file__).read_text()
-    assert len(examples) == 5
+    assert len(examples) == 6
     for example in examples:
         assert f'start("{example.name}"' in here
         assert len(example.read_text().splitlines()) < 80
