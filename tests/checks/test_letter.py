@@ -82,7 +82,7 @@ def test_every_check_is_accounted_for(record: Callable[..., Run]) -> None:
 
 
 WHOLE = """\
-Diagnosis of run 'patient': 4 of 14 checks made, nothing found
+Diagnosis of run 'patient': 4 of 15 checks made, nothing found
 
 Examined, and nothing found: non-finite, no-gradient, vanishing, exploding.
 
@@ -93,6 +93,7 @@ Could not be examined:
   saturation: the metric saturation was not recorded
   norm-explosion: no batch normalization between the layers
   forward-collapse: the metric sample_spread was not recorded
+  information-collapse: the metric input_information was not recorded: watch with sample=(x, y)
   rank-collapse: the metric effective_rank was not recorded
   depth-scale: the size of the weights is not known, or zero
   sparse-gradients: the metric output_grad_zero_fraction was not recorded
