@@ -94,7 +94,7 @@ def _of_loss(losses: pd.Series[float], head: Head | None, moved: float) -> Cours
     steps = int(losses.index[-1] - losses.index[0]) + 1
     values = _values(losses)
     first, last = float(values[0]), _end(values)
-    chance = first if head is None else rule.chance_loss(first, head.deviation, head.outputs)
+    chance = first if head is None else _chance(first, head)
     surprise = math.nan if head is None else _surprise(losses, head)
     if not math.isfinite(last):
         return Course("diverged", steps, -math.inf, first, last, chance, surprise, moved)
@@ -110,14 +110,26 @@ def _of_loss(losses: pd.Series[float], head: Head | None, moved: float) -> Cours
     return Course(verdict, steps, skill, first, last, chance, surprise, moved)
 
 
+def _chance(first: float, head: Head) -> float:
+    """Return the loss at chance: from the first loss, and where wild outputs made that, from the first error."""
+    found = rule.chance_loss(first, head.deviation, head.outputs)
+    if not head.deviation > rule.edge(head.outputs):
+        return found
+    error = rule.chance_error(float(head.errors.iloc[0]), head.deviation, head.outputs)
+    return min(first, max(found, rule.chance_surprise(head.outputs) * error))
+
+
 def _corrected(learns: bool, skill: float, surprise: float, losses: pd.Series[float], head: Head) -> bool:
     """Look at the predictions as well: a loss may fall to that of a constant, and one that is low need not fall."""
     together = head.errors.index.intersection(losses.index)
     error, loss = _values(head.errors.loc[together]), _values(losses.loc[together])
-    if _squared(loss, error):
-        share = rule.explained(head.spread, _end(loss), _end(error), head.outputs)
+    known = len(loss) > 0 and not math.isnan(head.spread)
+    share = rule.explained(head.spread, _end(loss), _end(error), head.outputs) if known else math.nan
+    if known and _squared(loss, error):
         return (skill > rule.SKILL and share > rule.SKILL) or share > 1.0 - rule.SKILL
     apart = head.spread > rule.least_spread(head.outputs)
+    if known and not (apart or share > rule.SKILL):
+        return False
     judged = _skill_of_error(head) > rule.SKILL and losses.iloc[-1] < losses.iloc[0]
     return learns or (apart and (surprise < 1.0 - rule.SKILL or judged))
 
@@ -135,8 +147,11 @@ def _of_error(head: Head, moved: float) -> Course:
     """Judge by the head's output gradient alone."""
     steps = int(head.errors.index[-1] - head.errors.index[0]) + 1
     skill = _skill_of_error(head)
-    learns = skill > rule.SKILL and head.spread > rule.least_spread(head.outputs)
-    return Course(_verdict(learns, steps, steps), steps, skill, movement=moved)
+    least = rule.least_spread(head.outputs)
+    learns = skill > rule.SKILL and head.spread > least
+    # What tells samples apart from the start may have learnt before: an error that stays says nothing.
+    verdict = "unknown" if not learns and head.spread_before > least else _verdict(learns, steps, steps)
+    return Course(verdict, steps, skill, movement=moved)
 
 
 def _verdict(learns: bool, steps: int, count: int) -> Verdict:

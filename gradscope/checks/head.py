@@ -22,12 +22,14 @@ class Head:
         errors: By step, e = |dL/dz| sqrt(N): the error of a sample, in units of the loss.
         deviation: Standard deviation of all its outputs at the first step; NaN where not recorded.
         spread: Mean standard deviation of an output between samples, over the last steps; NaN where not recorded.
+        spread_before: The same at the first step.
     """
 
     outputs: int
     errors: pd.Series[float]
     deviation: float
     spread: float
+    spread_before: float = math.nan
 
 
 def head_of(run: Run) -> Head | None:
@@ -52,6 +54,7 @@ def head_of(run: Run) -> Head | None:
         errors=errors,
         deviation=math.nan if deviation is None else float(deviation.iloc[0]),
         spread=math.nan if spread is None else float(late(spread.to_frame())[depth]),
+        spread_before=math.nan if spread is None else float(spread.iloc[0]),
     )
 
 

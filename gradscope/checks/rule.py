@@ -14,19 +14,25 @@ The loss may be multiplied by any c, so c ln K is found in three ways, none of w
 
 1. *Course.* Logits of standard deviation s that know nothing of the label cost, on the average, c (ln K + x(s)):
    x = s^2/2 up to s = sqrt(2 ln K), then s sqrt(2 ln K) - ln K (free energy of the random energy model, Derrida 1981).
-   Hence L_chance = L_0 ln K / (ln K + x(s_0)), never above the first loss.
+   Hence L_chance = L_0 ln K / (ln K + x(s_0)), never above the first loss. Beyond that edge a single pair of logits
+   decides, and L_0 is one draw: there c is read from the error, which is c sqrt(2 - 2/K) when a wild predictor is wrong
+   as often as chance has it, and L_chance = (L / e at chance) e_chance.
 2. *Surprise per error.* With e = |dL/dz_head| sqrt(N), N samples, a predictor that always says 1/K has
    L / e = ln K / sqrt(1 - 1/K), in which c cancels. Measured: 1.00 +- 0.01 of it in networks that sit at chance, 0.77
    at 36 % accuracy, below 0.4 at 85 %.
 3. *Spread.* What predictions say of the input is at most s^2/2 nats, s the deviation of a logit between samples. A
    skill of r needs s > sqrt(2 r ln K).
 
-Skill by the course or by the error counts, if the outputs are spread; surprise at chance overrules a course that began
-with wild outputs.
+Skill by the course or by the error counts only if the outputs are spread: a constant, too, earns by learning how often
+each class comes, or where the targets lie, and knows nothing of the input. Surprise at chance overrules a course that
+began with wild outputs.
 
 For squared errors, L / e^2 is the same at every step, which gives them away; then the share of explained variance is
-s^2 / (s^2 + r^2), with the residual r = 2 L / (e sqrt(K)) of an entry. Where no loss was logged, e says it:
-1 - e^2/e_chance^2 is the Brier skill, and e_chance follows from e_0 as above.
+s^2 / (s^2 + r^2), with the residual r = 2 L / (e sqrt(K)) of an entry; near its minimum every smooth loss is a square,
+so outputs of any other unit than nats are held to be spread where this share is above `SKILL`. Where no loss was
+logged, e says it: 1 - e^2/e_chance^2 is the Brier skill, and e_chance follows from e_0 as above. A network that told
+samples apart from the first step on may have known all there is to know: where its error does not fall, nothing is
+said of its progress.
 
 For a network that knows a share f of its samples and nothing of the others, all of these equal f. It learns where
 skill > `SKILL` = 1/10. It does not where there is none after `ENOUGH` = 100 steps.
@@ -93,6 +99,15 @@ def nats(classes: int) -> float:
     return math.log(max(classes, 2))
 
 
+def edge(classes: int) -> float:
+    """Return the standard deviation of logits beyond which the largest decides alone: sqrt(2 ln K) (Derrida 1981).
+
+    >>> round(edge(10), 3)
+    2.146
+    """
+    return math.sqrt(2.0 * nats(classes))
+
+
 def surplus(deviation: float, classes: int) -> float:
     """Return what random logits of this standard deviation cost beyond ln K.
 
@@ -100,8 +115,7 @@ def surplus(deviation: float, classes: int) -> float:
     (0.0, 0.5, 62.1)
     """
     least = nats(classes)
-    edge = math.sqrt(2.0 * least)
-    return deviation**2 / 2.0 if deviation < edge else deviation * edge - least
+    return deviation**2 / 2.0 if deviation < edge(classes) else deviation * edge(classes) - least
 
 
 def chance_loss(first: float, deviation: float, classes: int) -> float:

@@ -44,10 +44,46 @@ def losses(last: float, scale: float = 1.0) -> dict[int, float]:
     ("last", "verdict"), [(2.30, "stalled"), (2.15, "stalled"), (1.9, "learning"), (0.01, "learning")]
 )
 def test_the_scale_of_the_loss_does_not_matter(write: Write, scale: float, last: float, verdict: str) -> None:
-    error = [scale * one for one in (FALLING if verdict == "learning" else FLAT)]
-    found = course(write(head(error), loss=losses(last, scale)))
+    learns = verdict == "learning"
+    error = [scale * one for one in (FALLING if learns else FLAT)]
+    found = course(write(head(error, spread=2.0 if learns else 0.1), loss=losses(last, scale)))
     assert found.verdict == verdict
     assert found.chance == pytest.approx(scale * 2.32 * math.log(10) / (math.log(10) + 0.005))
+
+
+@pytest.mark.parametrize("spread", [0.0, 1e-4, 0.1])
+def test_a_constant_that_learns_how_often_each_class_comes_knows_nothing_of_the_input(
+    write: Write, spread: float
+) -> None:
+    """One class of ten comes in half of the samples: a constant pays 1.79 nats instead of 2.3."""
+    often = np.array([0.5] + [0.5 / 9] * 9)
+    least, error = -float(often @ np.log(often)), math.sqrt(1.0 - float(often @ often))
+    falling = list(np.linspace(CHANCE, error, len(STEPS)))
+    assert 1.0 - least / math.log(10) > 2 * rule.SKILL
+    found = course(write(head(falling, spread=spread), loss=losses(least)))
+    assert (found.verdict, found.skill > rule.SKILL) == ("stalled", True)
+
+
+def test_smoothed_labels_and_what_is_added_to_the_loss_are_no_stall(write: Write) -> None:
+    """Where the loss cannot fall far, spread logits and an error that falls show that it learns."""
+    added = {step: 10.0 + loss for step, loss in losses(0.3).items()}
+    assert course(write(head(FALLING, spread=1.0), loss=added)).verdict == "learning"
+
+
+@pytest.mark.parametrize(("before", "verdict"), [(3.0, "unknown"), (0.3, "stalled")])
+def test_without_a_loss_nothing_is_said_of_what_told_samples_apart_before(
+    write: Write, before: float, verdict: str
+) -> None:
+    """Fine-tuning begins with an error that is small, and stays."""
+    values = head([0.1] * len(STEPS), std=4.0, spread=before)
+    assert course(write(values)).verdict == verdict
+
+
+def test_the_chance_of_wild_outputs_is_read_from_their_error(write: Write) -> None:
+    """One-hot at random: e = sqrt(2 - 2/K), whatever the first loss."""
+    error = [math.sqrt(2.0 - 2.0 / K), *FLAT[1:]]
+    values, loss = head(error, std=50.0), {step: max(60.0 * 0.9**step, math.log(K)) for step in range(200)}
+    assert course(write(values, loss=loss)).chance == pytest.approx(math.log(K), rel=0.01)
 
 
 def test_what_comes_down_to_chance_from_wild_outputs_has_learnt_nothing(write: Write) -> None:
@@ -76,7 +112,8 @@ def test_a_hundred_steps_are_needed(write: Write) -> None:
 
 
 def test_the_loss_of_skipped_steps_does_not_count(write: Write) -> None:
-    found = course(write(head(FALLING), loss=losses(0.5) | {0: math.inf, 190: math.inf}, skipped=[0, 190]))
+    loss = losses(0.5) | {0: math.inf, 190: math.inf}
+    found = course(write(head(FALLING, spread=2.0), loss=loss, skipped=[0, 190]))
     assert found.verdict == "learning"
     assert found.first == pytest.approx(2.32, abs=0.01)
 

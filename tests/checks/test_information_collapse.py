@@ -114,7 +114,7 @@ def test_a_sample_that_ends_on_a_line_is_a_rank_collapse(tmp_path: Path) -> None
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 10))
     with torch.no_grad():
         weight = model.get_parameter("3.weight")
-        weight.copy_(0.1 * torch.ones(32, 1) @ torch.randn(1, 32))
+        weight.copy_(0.1 * torch.ones(32, 1) @ torch.randn(1, 32, generator=torch.Generator().manual_seed(0)))
     run = trained(model, tmp_path / "run", steps=1)
     (found,) = rank_collapse(run)  # type: ignore[misc]
     assert (found.code, found.layers) == ("rank-collapse", (2,))
