@@ -9,7 +9,7 @@ from typing import Any
 import dash_mantine_components as dmc
 from dash import ClientsideFunction, Dash, Input, Output, State, dcc, html
 
-from gradscope.dashboards.pages import flow, runs, sweep, theory
+from gradscope.dashboards.pages import flow, information, runs, sweep, theory
 from gradscope.dashboards.source import Source
 from gradscope.runs import Run, Runs
 
@@ -19,9 +19,10 @@ PAGES = {
     "flow": (flow.PATH, "Gradient flow"),
     "sweep": (sweep.PATH, "Sweep"),
     "theory": (theory.PATH, "Theory"),
+    "information": (information.PATH, "Information"),
 }
 # Where a page wants to go: the browser's script puts it into the address bar, the pages follow the address.
-GOALS = ("runs-go", "flow-go", "sweep-go", "sweep-open", "theory-go", "theory-open")
+GOALS = ("runs-go", "flow-go", "sweep-go", "sweep-open", "theory-go", "theory-open", "information-go")
 
 
 def create_app(source: str | os.PathLike[str] | Run | Runs) -> Dash:
@@ -44,7 +45,7 @@ def create_app(source: str | os.PathLike[str] | Run | Runs) -> Dash:
         serve_locally=True,
     )
     app.layout = shell()
-    for page in (runs, flow, sweep, theory):
+    for page in (runs, flow, sweep, theory, information):
         page.register(app, found)
     _register(app)
     return app
@@ -55,15 +56,16 @@ def shell() -> dmc.MantineProvider:
     links = [dcc.Link(label, id=f"nav-{name}", href=path, className="nav") for name, (path, label) in PAGES.items()]
     header = dmc.Group(
         [
-            dmc.Group([dmc.Text("gradscope", fw=700, size="lg"), *links], gap="lg"),
+            dmc.Group([dmc.Text("gradscope", fw=700, size="lg"), *links], gap="lg", wrap="nowrap", className="links"),
             dmc.Switch(id="dark", label="Dark", size="sm", persistence=True),
         ],
         justify="space-between",
+        wrap="nowrap",
         h="100%",
         px="md",
     )
-    layouts = {"runs": runs.layout(), "flow": flow.layout(), "sweep": sweep.layout(), "theory": theory.layout()}
-    pages = [html.Div(page, id=f"page-{name}", hidden=True) for name, page in layouts.items()]
+    modules = {"runs": runs, "flow": flow, "sweep": sweep, "theory": theory, "information": information}
+    pages = [html.Div(page.layout(), id=f"page-{name}", hidden=True) for name, page in modules.items()]
     lost = html.Div(id="page-lost", children="There is no such page; the links above lead to those there are.")
     stores = [dcc.Store(id=goal) for goal in (*GOALS, "went")]
     frame = dmc.AppShell(
@@ -81,7 +83,7 @@ def visible(path: str | None) -> dict[str, bool]:
     """Return which page is hidden for a path.
 
     >>> visible("/flow")
-    {'runs': True, 'flow': False, 'sweep': True, 'theory': True, 'lost': True}
+    {'runs': True, 'flow': False, 'sweep': True, 'theory': True, 'information': True, 'lost': True}
     """
     hidden = {name: path != own for name, (own, _) in PAGES.items()}
     return hidden | {"lost": path is None or not all(hidden.values())}

@@ -163,6 +163,44 @@ class TheoryState:
         return self.PATH + self.search()
 
 
+@dataclass(frozen=True)
+class InformationState:
+    """The information page: the run, the estimator of the plane, the metric of the heatmap, and the step.
+
+    No run means the first with a sample, no estimator and no metric the first that was recorded, no step the newest.
+    """
+
+    PATH: ClassVar[str] = "/information"
+    run: str | None = None
+    estimator: str | None = None
+    metric: str | None = None
+    step: int | None = None
+
+    @classmethod
+    def parse(cls, search: str | None) -> InformationState:
+        """Read a query string.
+
+        >>> InformationState.parse("?run=a&estimator=binning&step=10")
+        InformationState(run='a', estimator='binning', metric=None, step=10)
+        """
+        query = _query(search)
+        run, estimator, metric = (_first(query, one) for one in ("run", "estimator", "metric"))
+        return cls(run, estimator, metric, _whole(_first(query, "step")))
+
+    def search(self) -> str:
+        """Return the query string.
+
+        >>> InformationState("a", metric="cka_input", step=0).search()
+        '?run=a&metric=cka_input&step=0'
+        """
+        step = None if self.step is None else str(self.step)
+        return _search([("run", self.run), ("estimator", self.estimator), ("metric", self.metric), ("step", step)])
+
+    def href(self) -> str:
+        """Return the address of the page in this state, within the dashboard."""
+        return self.PATH + self.search()
+
+
 def _whole(text: str | None) -> int | None:
     return int(text) if text is not None and text.isascii() and text.isdigit() else None
 

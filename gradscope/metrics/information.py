@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from gradscope.errors import InvalidValueError
 from gradscope.information.panel import DEFAULT, NOISE_VAR, ROWS
@@ -199,6 +200,14 @@ def choose(metrics: str | Iterable[str], sampled: bool) -> tuple[str | Iterable[
 def with_ends(names: Sequence[str]) -> tuple[MetricSpec, ...]:
     """Return the specs of these metrics, each with those of the ends of its interval."""
     return tuple(one for name in names for one in (SPECS[name], *(_end(SPECS[name], end) for end in ENDS)))
+
+
+def of_sample(specs: Iterable[MetricSpec], count: int) -> tuple[MetricSpec, ...]:
+    """Return the specs as they are for a sample of so many rows: with as many samples, and no more rows than that."""
+    sizes = {"samples": count, "rows": min(count, ROWS)}
+    return tuple(
+        replace(one, parameters={key: sizes.get(key, value) for key, value in one.parameters.items()}) for one in specs
+    )
 
 
 def _end(spec: MetricSpec, end: str) -> MetricSpec:

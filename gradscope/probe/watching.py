@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 
 from gradscope.errors import InvalidTypeError, InvalidValueError, RunFormatError
 from gradscope.metrics import select, wants_histograms
-from gradscope.metrics.information import choose
+from gradscope.metrics.information import choose, of_sample
 from gradscope.probe.arguments import first_pace, given_pace, scaler_or_none, share_of_time, whole_steps
 from gradscope.probe.compiled import COMPILED_WARNING, is_compiled, unwrap
 from gradscope.probe.distributed import rank, world_size
@@ -105,6 +105,7 @@ def watch(
     scaler, budget = scaler_or_none(scaler), share_of_time(budget)
     fixed = None if sample is None else fixed_sample(sample)
     chosen, information = choose(metrics, fixed is not None)
+    information = information if fixed is None else of_sample(information, len(fixed.inputs))
     plan = Plan(select(chosen) if chosen or not information else (), wants_histograms(chosen), information)
     scope = scope_of(target, found, plan, is_compiled(model))
     if is_compiled(model):

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradscope.dashboards.state import FlowState, RunsState, SweepState, TheoryState
+from gradscope.dashboards.state import FlowState, InformationState, RunsState, SweepState, TheoryState
 
 NAMES = st.text(min_size=1).filter(str.strip)
 MAYBE = st.none() | NAMES
@@ -37,6 +37,14 @@ def test_the_sweep_state_survives_its_url(x: str | None, y: str | None, facet: s
 def test_the_theory_state_survives_its_url(run: str | None, activation: str | None, last: bool) -> None:
     state = TheoryState(run, activation, last)
     assert TheoryState.parse(state.search()) == state
+
+
+@given(MAYBE, MAYBE, MAYBE, st.none() | st.integers(0))
+def test_the_information_state_survives_its_url(
+    run: str | None, estimator: str | None, metric: str | None, step: int | None
+) -> None:
+    state = InformationState(run, estimator, metric, step)
+    assert InformationState.parse(state.search()) == state
 
 
 ODD = [

@@ -43,7 +43,7 @@ def test_information_by_depth_shows_values_intervals_and_how_they_came_about(run
     figure = figures.information_by_depth(run, 3)
     assert names(figure) == ["Information about the input", "Information about the label"]
     assert figure.layout.title.subtitle.text == (
-        "small, step 3; kde_bounds, samples = 1024, rows = 256, noise_var = 0.1"
+        "small, step 3; kde_bounds, samples = 80, rows = 80, noise_var = 0.1"
     )
     frame = figures.information_by_depth_frame(run, 3)
     stored = run.profile("input_information", 3)
@@ -119,7 +119,7 @@ def test_the_plane_has_a_path_for_every_layer(run: gs.Run) -> None:
     figure = figures.information_plane(run)
     assert names(figure) == ["depth 1", "depth 2", "depth 3"]
     assert figure.layout.title.subtitle.text == (
-        "small; kde_bounds, samples = 1024, rows = 256, noise_var = 0.1; steps 0 to 6 (end: filled)"
+        "small; kde_bounds, samples = 80, rows = 80, noise_var = 0.1; steps 0 to 6 (end: filled)"
     )
     ends = [trace for trace in figure.data if trace.error_x.array is not None]
     assert len(ends) == 3

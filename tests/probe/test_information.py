@@ -143,6 +143,14 @@ def test_a_large_sample_is_thinned_once(tmp_path: Path) -> None:
     assert run.steps("effective_rank") == [0, 1]
 
 
+def test_the_settings_of_a_small_sample_are_those_it_was_measured_with(tmp_path: Path) -> None:
+    train(net(), 1, tmp_path / "run", sample=data(80))
+    specs = loaded(tmp_path / "run").metrics
+    assert specs["effective_rank"].parameters["samples"] == 80
+    assert (specs["cka_input"].parameters["samples"], specs["cka_input"].parameters["rows"]) == (80, 80)
+    assert specs["input_information_low"].parameters["rows"] == 80
+
+
 def test_a_sample_that_the_model_refuses_is_a_fault_and_no_more(tmp_path: Path) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
