@@ -54,7 +54,7 @@ def test_the_python_runs_from_top_to_bottom(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     code = blocks("python")
-    assert len(code) == 10
+    assert len(code) == 11
     try:
         for number, block in enumerate(code, start=1):
             exec(compile(block, f"README.md, snippet {number}", "exec"), reader)
@@ -72,7 +72,9 @@ def test_the_python_runs_from_top_to_bottom(
     assert "Diagnosis of run 'tanh-50'" in printed
     assert set(reader["forecast"]["metric"]) >= {"output_rms", "output_grad_norm"}
     assert len(reader["trials"]) == len(reader["findings"])
-    assert {path.name for path in tmp_path.iterdir()} == {"runs", "flow.html", "map.html", "theory.html"}
+    assert reader["told"]["depth"].nunique() == len(reader["alike"]) ** 0.5 == 8
+    pictures = ("flow.html", "map.html", "theory.html", "information.html", "similarity.html")
+    assert {path.name for path in tmp_path.iterdir()} == {"runs", *pictures}
 
 
 @pytest.mark.parametrize("words", GRADSCOPE, ids=lambda words: " ".join(words[1:3]))
