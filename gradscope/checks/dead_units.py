@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pandas as pd
+
 from gradscope.checks import rule
 from gradscope.checks.course import course
 from gradscope.checks.finding import Finding, NotApplicable
@@ -20,13 +22,17 @@ def dead_units(run: Run) -> list[Finding] | NotApplicable:
 
     It holds where dead_fraction is above 1/2 + 1.645 / (2 sqrt(16)) = 0.71 at most of the last recorded steps: where
     all inputs of a random relu unit point one way, as they do deep in a network, it is dead with probability 1/2, and
-    no fault; at least 16 units are looked at.
+    no fault; at least 16 units are looked at. A layer that puts out exactly zero for all of them has no units that died
+    but zero weights or a silent input (no-gradient), and of one that puts out NaN nothing is said.
 
     Severity: critical where a layer has no living unit, else warning; note where the training makes progress.
     """
     frame = seen(run, "dead_fraction")
     if isinstance(frame, NotApplicable):
         return frame
+    frame = _of_outputs(run, frame)
+    if frame.empty:
+        return NotApplicable("no layer puts out anything but zeros, NaN or infinities")
     dead = late(frame)
     layers = [int(depth) for depth in dead.index[dead > rule.DEAD]]
     if not layers:
@@ -59,3 +65,11 @@ def dead_units(run: Run) -> list[Finding] | NotApplicable:
             by_layer={"dead_fraction": by_depth(dead)},
         )
     ]
+
+
+def _of_outputs(run: Run, frame: pd.DataFrame) -> pd.DataFrame:
+    """Leave out what was seen of outputs that are all zero, NaN or infinite."""
+    outputs = seen(run, "output_rms")
+    if isinstance(outputs, NotApplicable):
+        return frame
+    return frame.where(outputs.reindex_like(frame) > 0.0).dropna(how="all")

@@ -22,12 +22,12 @@ from gradscope.checks import (
     vanishing,
 )
 from gradscope.checks.custom import Check, own_checks, tried
-from gradscope.checks.finding import Findings, NotApplicable, severity_order
+from gradscope.checks.finding import Findings, NotApplicable, by_urgency
 from gradscope.errors import InvalidTypeError, unknown_name
 from gradscope.runs import Run
 
 # A new check: one file with its function, one line here. Causes stand before what they bring about: of findings of one
-# severity, the first is the one to treat first.
+# severity and one onset, the first is the one to treat first.
 CHECKS: dict[str, Check] = {
     non_finite.CODE: non_finite.non_finite,
     underflow.CODE: underflow.underflow,
@@ -55,8 +55,9 @@ def diagnose(run: Run, checks: Iterable[str] | None = None) -> Findings:
         checks: Codes of those to make, of `CHECKS` or the user's own; None makes all.
 
     Returns:
-        The findings, worst first: critical before warning before note, then causes before what they bring about. As a
-        string, a letter. `healthy` and `not_applicable` account for every other check, a user's own included.
+        The findings, worst first: critical before warning before note, then by onset, then causes before what they
+        bring about. As a string, a letter. `healthy` and `not_applicable` account for every other check, a user's own
+        included.
 
     Raises:
         InvalidTypeError: It is not given one run.
@@ -73,7 +74,7 @@ def diagnose(run: Run, checks: Iterable[str] | None = None) -> Findings:
     found = [one for result in results.values() if isinstance(result, list) for one in result]
     return Findings(
         run=run.name,
-        findings=tuple(sorted(found, key=severity_order)),
+        findings=tuple(sorted(found, key=by_urgency)),
         healthy=tuple(code for code, result in results.items() if result == []),
         not_applicable={code: result for code, result in results.items() if isinstance(result, NotApplicable)},
     )

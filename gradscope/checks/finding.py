@@ -13,6 +13,8 @@ from gradscope.checks import html
 
 Severity = Literal["critical", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("critical", "warning", "note")
+SYMPTOMS = ("sparse-gradients", "stalled")
+"""Checks of what other findings bring about."""
 WIDTH = 100
 _WRAP: dict[str, Any] = {"subsequent_indent": "  ", "break_on_hyphens": False, "break_long_words": False}
 
@@ -153,9 +155,13 @@ class Findings:
         return f"{made} of {checks} checks made, nothing found" if made else "no check could be made"
 
 
-def severity_order(finding: Finding) -> int:
-    """Return the key that sorts findings worst first."""
-    return SEVERITIES.index(finding.severity)
+def by_urgency(finding: Finding) -> tuple[int, bool, int]:
+    """Return the key that sorts findings: worst first, symptoms last, and what was there before what came later.
+
+    NaN stands before all: whatever else there is, nothing is learnt until it is gone.
+    """
+    onset = -1 if finding.code == "non-finite" else min(finding.steps, default=0)
+    return SEVERITIES.index(finding.severity), finding.code in SYMPTOMS, onset
 
 
 class Advice(NamedTuple):

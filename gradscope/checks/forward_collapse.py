@@ -9,7 +9,7 @@ import pandas as pd
 from gradscope.checks import rule
 from gradscope.checks.course import Course, course
 from gradscope.checks.finding import Finding, NotApplicable
-from gradscope.checks.recent import by_depth, early, hidden, last_steps, late, of_depths, seen
+from gradscope.checks.recent import by_depth, early, hidden, last_steps, late, of_depths, seen, since, takes_part
 from gradscope.runs import Run
 
 CODE = "forward-collapse"
@@ -26,7 +26,8 @@ def forward_collapse(run: Run) -> list[Finding] | NotApplicable:
     hidden layers, kappa = 1 / (H s_H^2) steps are needed to tell samples apart (`gradscope.checks.rule`). It holds
     where kappa is above the steps taken by a training that makes no progress, or above 1,000 where it is too early to
     tell, at most of the last recorded steps or, without progress, of the first. A ratio: neither width nor batch size
-    nor loss scale matters.
+    nor loss scale matters. Where it is too early to tell and the updates of the lowest and the highest hidden layer are
+    alike, as an optimizer makes them that divides by the size of the gradient, sqrt(kappa) is taken.
 
     Not applicable where batch normalization follows: it takes away what samples have in common.
 
@@ -47,7 +48,8 @@ def forward_collapse(run: Run) -> list[Finding] | NotApplicable:
         return NotApplicable("the spread between samples is not known in the last hidden layer")
     going = course(run)
     limit = float(going.steps) if going.verdict == "stalled" else rule.REACH
-    return _judge(spread, going, limit)
+    power = 0.5 if going.verdict == "unknown" and takes_part(run, layers) else 1.0
+    return _judge(spread, going, limit, power)
 
 
 def _relative(above: pd.DataFrame, below: pd.DataFrame) -> pd.DataFrame:
@@ -55,12 +57,13 @@ def _relative(above: pd.DataFrame, below: pd.DataFrame) -> pd.DataFrame:
     return (above / below).where(below > 0.0, 0.0).where(above.notna() & below.notna())
 
 
-def _judge(spread: pd.DataFrame, going: Course, limit: float) -> list[Finding]:
+def _judge(spread: pd.DataFrame, going: Course, limit: float, power: float) -> list[Finding]:
     top, count = int(spread.columns[-1]), len(spread.columns)
     begun, now = early(spread), late(spread)
-    steps_now = rule.condition(float(now[top]), count)
-    steps_begun = rule.condition(float(begun[top]), count)
-    shown, needed, steps = now, steps_now, last_steps(spread)
+    steps_now = rule.condition(float(now[top]), count) ** power
+    steps_begun = rule.condition(float(begun[top]), count) ** power
+    began = since(spread, lambda row: rule.condition(float(row[top]), count) ** power > limit)
+    shown, needed, steps = now, steps_now, tuple(sorted({began, *last_steps(spread)[-1:]}))
     if steps_now <= limit and going.verdict in ("stalled", "diverged"):
         shown, needed, steps = begun, steps_begun, (int(spread.index[0]),)
     if needed <= limit:

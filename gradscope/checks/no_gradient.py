@@ -6,11 +6,18 @@ import pandas as pd
 
 from gradscope.checks.course import course
 from gradscope.checks.finding import Finding, NotApplicable
-from gradscope.checks.recent import by_depth, last_steps, late, named, seen
+from gradscope.checks.recent import by_depth, hidden, last_steps, late, named, seen, since
 from gradscope.runs import Run
 
 CODE = "no-gradient"
 CUT = ("unused", "missed")
+_BLANK = (
+    "give the weights that are all zero random values (gradscope.lab.initialize), and look at what set them to zero"
+)
+_SILENT = (
+    "look at the layer above: all its units dead (lower the learning rate, leaky_relu), its weights zero, or numbers "
+    "that underflow (scale the loss)"
+)
 _SOURCE = "Wardat, Le and Rajan 2021 (DeepLocalize): gradients of exactly zero; no threshold is involved"
 
 
@@ -84,28 +91,39 @@ def _zero(run: Run, signal: pd.DataFrame) -> list[Finding]:
     depths = tuple(sorted({*silent, *idle}))
     if not depths:
         return []
-    going = course(run)
+    going, blank = course(run), _of_zeros(run)
     everywhere = len(silent) == len(arriving)
     calm = going.verdict == "learning"
     where = "every layer" if everywhere else named(run, silent or idle)
     text = f"The output gradient of {where} is exactly zero at most of the last recorded steps."
     if not silent:
         text = f"The weight gradient of {where} is exactly zero, though an error signal arrives: its input is zero."
+    if blank:
+        text += f" The weights of {named(run, blank)} are all zero: nothing passes through them, either way."
+    began = since(signal, lambda row: bool((row == 0.0).any()))
     return [
         Finding(
             code=CODE,
             title="the gradient is exactly zero",
             severity="note" if calm and everywhere else "warning" if calm else "critical",
             layers=depths,
-            steps=last_steps(signal),
+            steps=tuple(sorted({began, *last_steps(signal)[-1:]})),
             evidence={"layers": float(len(depths)), "silent_layers": float(len(silent))},
             cause=" ".join([text, *going.said]),
-            remedy=(
-                "look at the layer above: all its units dead (lower the learning rate, leaky_relu), its weights zero, "
-                "or numbers that underflow (scale the loss)"
-            ),
+            remedy=_BLANK if blank else _SILENT,
             source=_SOURCE,
-            remedies=("lower_learning_rate", "change_activation", "critical_init", "scale_loss"),
+            remedies=("critical_init",)
+            if blank
+            else ("lower_learning_rate", "change_activation", "critical_init", "scale_loss"),
             by_layer={"output_grad_norm": by_depth(arriving)},
         )
     ]
+
+
+def _of_zeros(run: Run) -> list[int]:
+    """Return the hidden layers whose weights are all zero at most of the last recorded steps."""
+    weights = seen(run, "weight_rms")
+    if isinstance(weights, NotApplicable):
+        return []
+    size = late(weights).reindex(list(hidden(run)))
+    return [int(depth) for depth in size.index[size == 0.0]]

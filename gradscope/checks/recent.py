@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from gradscope.checks.finding import NotApplicable
-from gradscope.checks.rule import RECENT
+from gradscope.checks.rule import FAR, REACH, RECENT
 from gradscope.runs import Run
 from gradscope.spec import LayerSpec
 
@@ -42,6 +42,19 @@ def relative_change(run: Run) -> pd.DataFrame | NotApplicable:
         return frame
     roots = pd.Series({one.depth: math.sqrt(max(one.fan_in, 1)) for one in run.specs})
     return frame * roots.reindex(frame.columns)
+
+
+def takes_part(run: Run, path: Sequence[int]) -> bool:
+    """Tell whether the lowest and the highest layer of a path learn alike, and within `REACH` steps.
+
+    The sum of u needs to be 1: the slower of the two moves by more than 1/`REACH` a step, and by no less than 10^-1.5
+    of the other. False where updates were not recorded.
+    """
+    frame = relative_change(run)
+    if isinstance(frame, NotApplicable):
+        return False
+    moves = late(frame).reindex([path[0], path[-1]])
+    return bool(moves.min() > 1.0 / REACH and moves.max() < 10.0**FAR * moves.min())
 
 
 def _thinned(steps: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -82,16 +95,19 @@ def last_steps(frame: pd.DataFrame) -> tuple[int, ...]:
 def since(frame: pd.DataFrame, holds: Callable[[pd.Series[float]], bool]) -> int:
     """Return the first recorded step from which on, up to the last, `holds` is true of the median of `RECENT` steps.
 
+    The step is in the middle of those and `holds` of it alone, too: what sets in at a step is said to.
+
     >>> frame = pd.DataFrame({1: [0.0, 1.0, 0.0, 1.0, 1.0, 1.0, 0.0, 1.0]}, index=range(0, 80, 10))
     >>> since(frame, lambda row: row[1] > 0.5)
-    40
+    30
     """
-    smooth = frame.rolling(RECENT, min_periods=1).median()
+    smooth = frame.rolling(RECENT, min_periods=1, center=True).median()
     found = int(frame.index[-1])
     for place in range(len(frame) - 1, -1, -1):
         if not holds(smooth.iloc[place]):
             break
-        found = int(frame.index[place])
+        if holds(frame.iloc[place]):
+            found = int(frame.index[place])
     return found
 
 

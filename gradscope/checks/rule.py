@@ -51,8 +51,12 @@ does not. The verdict: kappa above the steps taken; above `REACH` = 1,000 where 
 **Passage.** A layer's part of the tangent kernel goes with |dL/dz_l|^2. Where the error signal changes by D decades
 from one end to the other, one end takes part 10^(2 |D|) times as slowly: more than `REACH` = 1,000 steps beyond 1.5
 decades. An optimizer that divides by the size of the gradient (Adam) makes up for a gradient that vanishes: where the
-updates of the two ends are within 1.5 decades of each other, and not too slow, both take part. Where the training makes
-no progress, one decade is enough to be named, if its interval excludes 1.
+updates of the two ends are within 1.5 decades of each other, and the slower one moves by u > 1/`REACH` (below), both
+take part. Where phi(c u) = c phi(u), weight gradients are equal in all layers though the error signal vanishes (Du et
+al. 2018), but so small that u tells. Such an optimizer preconditions with the inverse root of the gradient's second
+moment (Duchi et al. 2011), which leaves sqrt(kappa) of a condition number kappa at best: where it is too early to tell,
+that is the steps it takes. Where the training makes no progress, one decade is enough to be named, if its interval
+excludes 1.
 
 **Movement.** An update of relative size r = rms(Delta W)/rms(W) changes the output of a layer relatively by at most
 u = r sqrt(fan_in): updates are aligned with their input, random weights are not (Yang and Hu 2021; Yang, Simon and

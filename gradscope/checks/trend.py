@@ -20,12 +20,11 @@ from gradscope.checks.passage import (
     split,
     unwatched,
 )
-from gradscope.checks.recent import late, relative_change
-from gradscope.checks.rule import FAR, SLOWEST
+from gradscope.checks.recent import takes_part
+from gradscope.checks.rule import FAR
 from gradscope.checks.wording import duration, left_out, not_blamed, numbers, observed
 from gradscope.runs import Run
 
-HOMOGENEOUS = ("relu", "leaky_relu", "identity")
 SILENT = "no error signal reaches any layer"
 
 
@@ -129,18 +128,8 @@ def _severity(trend: Trend, run: Run, seen: Passage, lasting: bool, going: Cours
 
 
 def _takes_part(run: Run, seen: Passage) -> bool:
-    """Tell whether the end that is left behind learns all the same, within `REACH` steps.
-
-    Where phi(c u) = c phi(u), weight gradients are equal in all layers though the error signal vanishes (Du et al.
-    2018): there, equal updates excuse nothing.
-    """
-    if abs(seen.decay.decades) < FAR:
-        return True
-    frame = relative_change(run)
-    if isinstance(frame, NotApplicable) or seen.grows or activation_of(run, seen.path) in HOMOGENEOUS:
-        return False
-    moves = late(frame).reindex([seen.path[0], seen.path[-1]])
-    return bool(moves.min() > SLOWEST and moves.max() < 10.0**FAR * moves.min())
+    """Tell whether the end that is left behind learns all the same, within `REACH` steps."""
+    return abs(seen.decay.decades) < FAR or (not seen.grows and takes_part(run, seen.path))
 
 
 def _steps(early: Passage | None, late: Passage | None, since: int) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ import pandas as pd
 from gradscope.checks import rule
 from gradscope.checks.course import course
 from gradscope.checks.finding import Finding, NotApplicable
-from gradscope.checks.recent import by_depth, last_steps, late, of_depths, seen
+from gradscope.checks.recent import by_depth, last_steps, late, of_depths, seen, since
 from gradscope.runs import Run
 
 CODE = "underflow"
@@ -55,13 +55,14 @@ def underflow(run: Run) -> list[Finding] | NotApplicable:
 
 def _finding(run: Run, zeros: pd.DataFrame, layers: tuple[int, ...]) -> Finding:
     going, share = course(run), late(zeros)
+    began = since(zeros[list(layers)], lambda row: bool((row > rule.HALF).any()))
     most = float(share[list(layers)].max())
     return Finding(
         code=CODE,
         title="the error signal underflows in half precision",
         severity=going.judge("critical"),
         layers=layers,
-        steps=last_steps(zeros),
+        steps=tuple(sorted({began, *last_steps(zeros)[-1:]})),
         evidence={"zero_fraction": most, "layers": float(len(layers))},
         cause=" ".join(
             [

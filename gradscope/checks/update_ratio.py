@@ -13,6 +13,7 @@ from gradscope.checks.exploding import exploding
 from gradscope.checks.finding import Finding, NotApplicable, Severity
 from gradscope.checks.passage import METRIC
 from gradscope.checks.recent import by_depth, last_steps, late, relative_change, seen
+from gradscope.checks.saturation import saturation
 from gradscope.checks.vanishing import vanishing
 from gradscope.runs import Run
 
@@ -34,9 +35,10 @@ def update_ratio(run: Run) -> list[Finding] | NotApplicable:
     is below 1; where it is too early to tell, u < 1e-4: ten thousand steps for one layer to change. A training that
     makes progress is never too slow: updates of a converged one are small.
 
-    Severity: where the gradient vanishes or explodes at the first step, or has exact zeros, the updates follow from
-    that: note. Else critical for updates that are too large in a training without progress, and for those that are
-    too small by two decades more; else warning. Note where the training makes progress.
+    Severity: where the gradient vanishes or explodes at the first step, or has exact zeros, or where activation
+    functions are saturated by then, the updates follow from that: note. Else critical for updates that are too large in
+    a training without progress, and for those that are too small by two decades more; else warning. Note where the
+    training makes progress.
     """
     frame, moves = seen(run, "update_ratio"), relative_change(run)
     if isinstance(frame, NotApplicable):
@@ -70,14 +72,17 @@ def _slow(run: Run, part: float) -> Severity:
 
 
 def _explained(run: Run) -> bool:
-    """Tell whether the gradient itself is to blame: it vanishes or explodes from the start, or is exactly zero."""
+    """Tell whether something else is to blame from the start: a gradient that vanishes, explodes or is exactly zero.
+
+    Or weights so large that activation functions are saturated: beside them every update is small.
+    """
     signal = seen(run, METRIC)
     if isinstance(signal, NotApplicable):
         return False
     if bool((signal.iloc[0] == 0.0).any()):
         return True
     first = int(signal.index[0])
-    others = [one for one in (vanishing(run), exploding(run)) if isinstance(one, list)]
+    others = [one for one in (vanishing(run), exploding(run), saturation(run)) if isinstance(one, list)]
     return any(first in finding.steps for found in others for finding in found)
 
 
@@ -109,7 +114,12 @@ def _too_large(
 def _too_small(frame: pd.DataFrame, moves: pd.DataFrame, going: Course, severity: Severity) -> list[Finding]:
     shown = late(moves)
     worst = _largest(shown)
-    pace = f"once in {1.0 / float(shown[worst]):.2g} steps" if shown[worst] > 0.0 else "never"
+    said = (
+        f"Even layer {worst}, whose weights move most, changes its output by its own size once in "
+        f"{1.0 / float(shown[worst]):.2g} steps at most."
+        if shown[worst] > 0.0
+        else "No weight changes at all."
+    )
     known = {"movement": going.movement} if math.isfinite(going.movement) else {}
     return [
         Finding(
@@ -121,7 +131,7 @@ def _too_small(frame: pd.DataFrame, moves: pd.DataFrame, going: Course, severity
             evidence={"largest_change": float(shown[worst]), "update_ratio": float(late(frame)[worst])} | known,
             cause=" ".join(
                 [
-                    f"Even layer {worst}, whose weights move most, changes its output by its own size {pace} at most. "
+                    said,
                     "Either the learning rate is too small, or hardly a gradient reaches the weights.",
                     *going.said,
                 ]

@@ -45,7 +45,7 @@ def vanishing(run: Run) -> list[Finding] | NotApplicable:
     Severity: critical where the total is below 1e-3 or an exact zero arrives, else warning; note where the training
     makes progress all the same, where it held at the first recorded step and no longer at the last, or where it is too
     early to tell and the lowest layer takes part after 1,000 steps at most (`rule`): the total is above 10^-1.5, or the
-    optimizer updates it as fast as the others.
+    optimizer updates it as fast as the others and fast enough.
     """
     return examine(_TREND, run)
 

@@ -66,7 +66,7 @@ def test_dead_units(write: Write) -> None:
 def test_it_says_since_when_units_are_dead(write: Write) -> None:
     later = {step: [0.1, 0.9 if step >= 60 else 0.3] for step in range(0, 160, 10)}
     found = one(write({"dead_fraction": later}, activation="relu"), "dead-units")
-    assert (found.severity, found.evidence["since"]) == ("warning", 80.0)
+    assert (found.severity, found.evidence["since"]) == ("warning", 60.0)
 
 
 def test_saturation(write: Write) -> None:
