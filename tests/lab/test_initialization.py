@@ -153,7 +153,8 @@ def test_normalizations_and_missing_biases_are_left_alone() -> None:
         (
             {"name": "xavier_unifrom"},
             UnknownNameError,
-            f"no initialization 'xavier_unifrom'; there are: {', '.join((*NAMES, *WHOLE))} (did you mean 'xavier_uniform'?)",
+            f"no initialization 'xavier_unifrom'; there are: {', '.join((*NAMES, *WHOLE))} "
+            "(did you mean 'xavier_uniform'?)",
         ),
         (
             {"name": "kaiming", "weight_var": 1.0},
