@@ -42,9 +42,7 @@ def names(figure: go.Figure) -> list[str]:
 def test_information_by_depth_shows_values_intervals_and_how_they_came_about(run: gs.Run) -> None:
     figure = figures.information_by_depth(run, 3)
     assert names(figure) == ["Information about the input", "Information about the label"]
-    assert figure.layout.title.subtitle.text == (
-        "small, step 3; kde_bounds, samples = 80, rows = 80, noise_var = 0.1"
-    )
+    assert figure.layout.title.subtitle.text == ("small, step 3; kde_bounds, samples = 80, rows = 80, noise_var = 0.1")
     frame = figures.information_by_depth_frame(run, 3)
     stored = run.profile("input_information", 3)
     rows = frame[frame["metric"] == "input_information"]
