@@ -131,7 +131,8 @@ def _completed(target: str, made: Any, batch: Batch) -> tuple[nn.Module, Any, An
     given = made if isinstance(made, tuple) else (made,)
     if not 1 <= len(given) <= 4 or not isinstance(given[0], nn.Module):
         raise InvalidTypeError(f"{target} returns {RETURNS}, not {_kind(made)}")
-    model, x, y, loss_fn = (*given, *[None] * (4 - len(given)))
+    rest: list[Any] = [*given[1:], None, None, None]
+    model, (x, y, loss_fn) = given[0], rest[:3]
     if x is None:
         x = _inputs(target, model, batch)
     if y is None:

@@ -26,7 +26,7 @@ def failing(severity: str, least: str) -> bool:
     >>> failing("critical", "warning"), failing("note", "warning"), failing("critical", "never")
     (True, False, False)
     """
-    return least != "never" and SEVERITIES.index(severity) <= SEVERITIES.index(least)  # type: ignore[arg-type]
+    return least != "never" and SEVERITIES.index(severity) <= SEVERITIES.index(least)
 
 
 def text(examined: Sequence[Examined], least: str) -> str:
