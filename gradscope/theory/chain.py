@@ -67,7 +67,9 @@ def of_layers(
     else:
         stages = [_stage(one, weight_rms[one.depth], (bias_rms or {}).get(one.depth, 0.0)) for one in ordered]
         levels = propagate(stages, Start(output_rms**2, _correlation(output_rms, sample_spread)))
-        rows = (row for one, level in zip(ordered, levels, strict=True) for row in _rows(one, level, step))
+        # A gradient has come through what is assumed of later layers as well.
+        behind = levels[-1].status if levels[-1].status.startswith("approximate:") else ""
+        rows = (row for one, level in zip(ordered, levels, strict=True) for row in _rows(one, level, behind, step))
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     frame.attrs["relative"] = RELATIVE
     return frame
@@ -120,7 +122,7 @@ def _correlation(rms: float, spread: float) -> float:
     return max(0.0, 1.0 - (spread / rms) ** 2) if rms > 0.0 and not math.isnan(spread) else math.nan
 
 
-def _rows(spec: LayerSpec, level: Level, step: int) -> Iterator[tuple[object, ...]]:
+def _rows(spec: LayerSpec, level: Level, behind: str, step: int) -> Iterator[tuple[object, ...]]:
     status = "; ".join(one for one in (level.status, SENSITIVE if level.sensitive else "") if one)
     rms = float(np.sqrt(level.q))
     shift = level.typical - level.log_gradient
@@ -130,6 +132,7 @@ def _rows(spec: LayerSpec, level: Level, step: int) -> Iterator[tuple[object, ..
         if metric != "sample_spread" or not math.isnan(level.c):
             yield _row(spec, step, metric, (value, value, value), status)
     band = (level.typical, level.low, level.high)
+    status = status if behind in status else "; ".join(one for one in (status, behind) if one)
     yield _row(spec, step, "output_grad_norm", _exp(band), status)
     offset = level.log_weight_gradient + shift - level.typical
     first = "" if status or not math.isnan(offset) else "what enters the first layer is not in the run"

@@ -28,6 +28,7 @@ class Criticality:
     bias_var: float
 
 
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")
 def critical(
     activation: str | Function | Activation,
     bias_var: float = 0.0,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from gradscope.errors import InvalidValueError
+from gradscope.errors import InvalidTypeError, InvalidValueError
 
 Array = NDArray[np.float64]
 Function = Callable[[Array], Array]
@@ -27,13 +27,18 @@ def find_kinks(phi: Function) -> tuple[float, ...]:
     Second differences |phi(u+h) - 2 phi(u) + phi(u-h)| / h vanish with h where phi is smooth and stay at a kink.
 
     Raises:
+        InvalidTypeError: `phi` does not take an array.
         InvalidValueError: `phi` itself jumps, or returns something else than one number per entry.
 
     >>> find_kinks(np.abs), find_kinks(np.tanh)
     ((0.0,), ())
     """
     points = np.arange(-REACH, REACH + _STEP / 2, _STEP)
-    values = np.asarray(phi(points))
+    try:
+        values = np.asarray(phi(points))
+    except (TypeError, ValueError) as error:
+        name = getattr(phi, "__name__", repr(phi))
+        raise InvalidTypeError(f"activation is a function on numpy arrays, but {name} raised {error!r}") from error
     if values.shape != points.shape:
         raise InvalidValueError(f"activation returns shape {values.shape} for an array of shape {points.shape}")
     if not np.isfinite(values).all():

@@ -61,6 +61,11 @@ class Table:
         """Whether E phi^2 rises with q, as for every usual activation: then q moves towards one side for good."""
         return bool(np.all(np.diff(self.square) >= -1e-12 * self.square[1:]))
 
+    @property
+    def levels(self) -> bool:
+        """Whether E phi^2 grows more slowly than q at last, as for bounded functions: then some q is not exceeded."""
+        return bool(self.square[-1] < 5.0 * self.square[-1 - _PER_DECADE])
+
 
 @lru_cache(maxsize=64)
 def table(activation: Activation) -> Table:
@@ -71,6 +76,8 @@ def table(activation: Activation) -> Table:
     return Table(q, found.square, found.slope_square)
 
 
+# Variances up to 1e12, of a function that may grow like exp, leave the range of doubles: infinite, or no number, there.
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")
 def fixed_points_of(activation: Activation, weight_var: float, bias_var: float) -> tuple[FixedPoint, ...]:
     """Return all fixed points above 0, ascending; none where every q is one, or the map has none.
 
@@ -98,6 +105,7 @@ def fixed_points_of(activation: Activation, weight_var: float, bias_var: float) 
     return tuple(_described(activation, weight_var, math.exp(one)) for one in sorted(roots))
 
 
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")
 def reached(
     activation: Activation, weight_var: float, bias_var: float, q0: float, points: tuple[FixedPoint, ...]
 ) -> FixedPoint | float:

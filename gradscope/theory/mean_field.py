@@ -10,7 +10,7 @@ from gradscope.errors import InvalidValueError, unknown_name
 from gradscope.theory.correlation import depth_scale, fixed_correlation
 from gradscope.theory.expectations import moments, pair_moment
 from gradscope.theory.functions import Activation, Function, activation_of
-from gradscope.theory.length import FixedPoint, fixed_points_of, reached
+from gradscope.theory.length import LARGEST, FixedPoint, fixed_points_of, reached, table
 from gradscope.theory.stages import NORMS
 
 _NAN = math.nan
@@ -82,8 +82,9 @@ def mean_field(
     'every q is a fixed point: q keeps its value from layer to layer'
     """
     weight_var, bias_var = checked("weight_var", weight_var), checked("bias_var", bias_var)
-    if not 0.0 < q0 < math.inf:
+    if checked("q0", q0) == 0.0:
         raise InvalidValueError(f"q0 is a number above 0, not {q0!r}")
+    q0 = float(q0)
     if norm not in NORMS:
         raise unknown_name("norm", norm, NORMS)
     phi = activation_of(activation, derivative, kinks)
@@ -115,9 +116,13 @@ def fixed_points(
 
 def checked(name: str, value: float) -> float:
     """Return a variance; InvalidValueError where it is below zero or not finite."""
-    if not (isinstance(value, int | float) or hasattr(value, "__float__")) or not 0.0 <= float(value) < math.inf:
+    try:
+        number = math.nan if isinstance(value, str) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not 0.0 <= number < math.inf:
         raise InvalidValueError(f"{name} is a finite number not below 0, not {value!r}")
-    return float(value)
+    return number
 
 
 def _at(phi: Activation, weight_var: float, bias_var: float, point: FixedPoint, status: str) -> MeanField:
@@ -163,6 +168,10 @@ def _nowhere(phi: Activation, weight_var: float, end: float, q0: float, points: 
         limit = weight_var * float(moments(phi, 0.0).slope_square)
         slowly = ", ever more slowly" if abs(limit - 1.0) < 1e-9 else ""
         status = f"no fixed point above 0: q falls towards 0 from q0 = {q0:.6g}{slowly}, where chi = {limit:.6g}"
+    elif table(phi).levels:
+        status = (
+            f"no fixed point below {LARGEST:.0e}, up to which they are looked for: q grows beyond from q0 = {q0:.6g}"
+        )
     else:
         status = f"no fixed point: q grows without bound from q0 = {q0:.6g}"
     if points:

@@ -54,14 +54,24 @@ def propagate(network: Network, start: Start | None = None) -> tuple[Level, ...]
     ([0.5, 0.5], [1.0, 0.5, 0.25])
     """
     start = start or Start()
-    walk = _Walk()
+    walk = _Walk(start.unequal)
     if start.samples < 1 or not 1.0 <= start.rank <= start.samples:
         raise InvalidValueError(
             f"rank of the start is between 1 and its samples, not {start.rank:.6g} of {start.samples}"
         )
-    alike = (float(start.c), *start.neighbours)
+    q = _begin(network, start.q)
+    elsewhere = np.asarray(start.elsewhere if q.ndim else start.c)
+    level = float(np.mean(elsewhere))
+    alike = (float(start.c), level, *start.neighbours)
+    edge = elsewhere / level if elsewhere.shape == q.shape and q.ndim and level > 0 else None
     signal = Signal(
-        _begin(network, start.q), alike, samples=start.samples, rank=start.rank, sampling=_has_sums(network)
+        q,
+        alike,
+        edge=edge,
+        windows=_windows(network),
+        samples=start.samples,
+        rank=start.rank,
+        sampling=_has_sums(network),
     )
     walk.run(network, signal, first=True)
     if not walk.passages:
@@ -69,10 +79,22 @@ def propagate(network: Network, start: Start | None = None) -> tuple[Level, ...]
     return describe(walk.passages, walk.tape, chain=_is_chain(network))
 
 
+def _windows(network: Network) -> tuple[tuple[int, ...], ...]:
+    """Return the windows of all poolings, in the order in which a signal meets them."""
+    found: list[tuple[int, ...]] = []
+    for one in network:
+        if isinstance(one, Residual):
+            found += [*_windows(one.branch), *_windows(one.shortcut)]
+        if one.pool is not None:
+            found.append(one.pool.window)
+    return tuple(found)
+
+
 class _Walk:
     """One pass forward and back."""
 
-    def __init__(self) -> None:
+    def __init__(self, unequal: float) -> None:
+        self._unequal = unequal
         self.passages: list[Passage] = []
         self.tape: list[Back] = []
 
@@ -97,6 +119,8 @@ class _Walk:
             return self._lost(stage, at_z, entering)
         signal, back = normalize(signal, stage.norm, stage.norm_eps)
         self._note(back)
+        if known and stage.norm == "batch":
+            self._note(Gain(np.full_like(signal.q, self._unequal)))
         phi = activation_of(stage.activation)
         response = activate(signal, phi)
         self.passages.append(Passage(stage, at_z, entering, float(np.mean(response.slope)), response.signal))
@@ -127,7 +151,8 @@ class _Walk:
         return replace(
             signal,
             q=np.asarray(q),
-            alike=(alike / q if q > 0 else math.nan,),
+            alike=(alike / q if q > 0 else math.nan,) * 2,
+            edge=None,
             mean=0.0,
             units=None,
             width=stage.fan_out,

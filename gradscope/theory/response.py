@@ -49,9 +49,10 @@ def _of_normal(signal: Signal, phi: Activation) -> Response:
     with np.errstate(invalid="ignore", divide="ignore"):
         ratio = float(np.mean(fourth)) / float(np.mean(slope)) ** 2 if np.mean(slope) > 0 else 1.0
     own, shared = _noise(signal, phi, ratio - 1.0)
-    level = float(np.mean(square))
+    # Correlations are those at one variance, that of the mean: positions differ in theirs.
+    level = float(moments(phi, signal.level).square) if signal.q.ndim else float(square)
     alike = tuple(_pair(phi, signal.level, one) / level if level > 0 else math.nan for one in signal.alike)
-    behind = replace(signal, q=square, alike=alike, mean=float(np.mean(found.mean)))
+    behind = replace(signal, q=square, alike=alike, mean=float(np.mean(found.mean)), edge=None)
     if not signal.sampling:
         return Response(behind, slope, Gain(slope, own, shared))
     units, factors = _sampled(phi, normal_units(signal.alike[0], signal.draw), signal.level)
@@ -77,6 +78,7 @@ def _of_units(signal: Signal, phi: Activation) -> Response:
         q=level * relative,
         alike=(math.nan if math.isnan(signal.alike[0]) else first, *rest),
         mean=float(np.mean(after)),
+        edge=None,
         units=units,
     )
     slope = np.full_like(signal.q, mean_slope)
@@ -107,7 +109,9 @@ def _noise(signal: Signal, phi: Activation, spread: float) -> tuple[float, float
         return 0.0, 0.0
     more = 1.0 + 2.0 / signal.rank
     if signal.q.ndim:
-        return spread * more / signal.width, _in_common(signal, phi, signal.alike[-1]) / signal.width
+        return spread * more / signal.width, _in_common(
+            signal, phi, signal.alike[-1 if len(signal.alike) > 2 else 0]
+        ) / signal.width
     part = 1.0 / signal.samples
     rest = _in_common(signal, phi, signal.alike[0]) if signal.samples > 1 else 0.0
     return (part * spread + (1.0 - part) * rest) * more / signal.width, 0.0

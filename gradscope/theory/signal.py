@@ -23,12 +23,16 @@ class Signal:
 
     Attributes:
         q: Mean square over samples and units; one entry per position where there are positions.
-        alike: Correlations <a a'> / <a^2>: of two samples, then of neighbours within the poolings to come.
+        alike: Correlations <a a'> / <a^2>: of two samples at one position, of two samples at any two positions, then of
+            neighbours within the poolings to come.
+        edge: Relative size, per position, of what it has in common with the others, where zeros have been padded; None
+            where it is the same everywhere.
         mean: Mean over units of a sample.
         units: A sample of units, of mean square 1, for two inputs; None where they are normally distributed.
         sampling: Whether samples are drawn at all: only behind a sum are units neither normal nor mixed by weights.
         draw: Number of samples drawn so far.
         width: Units or channels; 0 is infinitely many.
+        windows: Of the poolings to come.
         samples: Samples of the batch.
         rank: Of their gradients; see `Start`.
         notes: What was assumed so far.
@@ -38,10 +42,12 @@ class Signal:
     q: Array
     alike: tuple[float, ...]
     mean: float = 0.0
+    edge: Array | None = None
     units: Array | None = None
     sampling: bool = False
     draw: int = 0
     width: int = 0
+    windows: tuple[tuple[int, ...], ...] = ()
     samples: int = 1
     rank: float = 1.0
     notes: tuple[str, ...] = ()
@@ -63,27 +69,38 @@ def normalize(signal: Signal, norm: str, eps: float) -> tuple[Signal, Back | Non
         return signal, None
     level = signal.level
     if norm == "batch":
-        # Over a batch, what all samples share is the mean: <z z'> between samples.
         signal = signal if signal.units is None else replace(signal, units=None).noted(NOT_NORMAL)
-        common = 0.0 if math.isnan(signal.alike[0]) else signal.alike[0] * level
-        signal = signal.noted(NO_CORRELATION) if math.isnan(signal.alike[0]) else signal
-        signal = signal.noted(FLAT_PICTURE) if signal.q.ndim else signal
+        signal, common = _common(signal)
     else:
         common = signal.mean**2
     factor = 1.0 / (max(level - common, 0.0) + eps)
     left = level - common
     alike = tuple((one * level - common) / left if left > 0 else math.nan for one in signal.alike)
     if norm == "batch":
-        alike = (0.0, *alike[1:])
-    q = np.maximum(signal.q - common, 0.0) * factor
+        alike = (alike[0] if signal.q.ndim and alike[0] == alike[0] else 0.0, 0.0, *alike[2:])
+    edge = 1.0 if signal.edge is None or norm != "batch" else 2.0 * signal.edge - 1.0
+    rest = np.maximum(signal.q - common * edge, 0.0)
+    # What is cut off at 0 is to be nothing on the whole.
+    q = rest * (factor * max(left, 0.0) / float(np.mean(rest))) if np.mean(rest) > 0.0 else rest
     sample = signal.units
     if sample is not None:
         sample = unit_scale(np.sqrt(level) * sample - signal.mean)[0]
-    normalized = replace(signal, q=q, alike=alike, mean=0.0, units=sample)
+    normalized = replace(signal, q=q, alike=alike, mean=0.0, edge=None, units=sample)
     # The variance over N units scatters by 2 / N between samples; that over a batch averages out.
     units = signal.width * max(signal.q.size, 1)
     noise = 2.0 / (units * signal.rank) if norm == "layer" and units else 0.0
     return normalized, Gain(np.full_like(signal.q, factor), shared=noise)
+
+
+def _common(signal: Signal) -> tuple[Signal, float]:
+    """Return what a batch, and all positions, have in common: the square of a channel's mean, <z z'> elsewhere."""
+    elsewhere = signal.alike[1]
+    if math.isnan(elsewhere) and signal.q.ndim and not math.isnan(signal.alike[0]):
+        signal, elsewhere = signal.noted(FLAT_PICTURE), signal.alike[0]
+    if math.isnan(elsewhere):
+        signal = signal.noted(NO_CORRELATION)
+        return signal.noted(FLAT_PICTURE) if signal.q.ndim else signal, 0.0
+    return signal, elsewhere * signal.level
 
 
 def drop(signal: Signal, fraction: float) -> tuple[Signal, Back | None]:

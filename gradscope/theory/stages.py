@@ -125,8 +125,13 @@ class Start:
         q: Mean square, over samples and units; a number, or an array over positions.
         c: Correlation of two samples, <z z'> / q, averaged over pairs of different samples and not centred; NaN where
             it does not matter (it does for batch norm, and for the spread between samples).
-        neighbours: Correlation <z_p z_p'> / q of different positions within one pooling window, for every pooling to
-            come; where missing, what follows a pooling is not predicted.
+        neighbours: Correlation <z_p z_p'> / q, for every pooling to come, of positions in one of its windows, but not
+            in one of those that an earlier pooling joins; where missing, what follows a pooling is not predicted.
+        elsewhere: Correlation <z_p z_p'> / q of two samples at any two positions, which is what their channels have in
+            common as a mean; a number, or an array over the positions p; NaN where it does not matter (it does for
+            batch norm behind convolutions).
+        unequal: Mean over units of 1 / variance, times the mean variance: what a batch norm behind the first stage,
+            which divides each unit by its own, adds to the gradient.
         samples: Samples of the batch whose gradients are taken together; more of them scatter less.
         rank: (tr K)^2 / tr K^2 of the products K between the samples' gradients at the last stage: 1 where they are
             all parallel, `samples` where they are orthogonal; about one less than there are classes for a classifier.
@@ -135,6 +140,8 @@ class Start:
     q: float | NDArray[np.float64] = 1.0
     c: float = float("nan")
     neighbours: tuple[float, ...] = ()
+    elsewhere: float | NDArray[np.float64] = float("nan")
+    unequal: float = 1.0
     samples: int = 1
     rank: float = 1.0
 

@@ -43,6 +43,17 @@ def apart(units: Array, others: Array) -> Array:
     return scaled
 
 
+def moved(units: Array, mean: float, square: float) -> Array:
+    """Return units of mean square 1 shifted and stretched to the ratio of `mean` and root of the mean `square`."""
+    if not square > 0.0:
+        return units
+    part = min(mean**2 / square, 1.0)
+    own = units.mean()
+    spread = np.sqrt(np.mean((units - own) ** 2))
+    centred = (units - own) / spread if spread > 0.0 else np.zeros_like(units)
+    return unit_scale(np.copysign(np.sqrt(part), mean) + np.sqrt(1.0 - part) * centred)[0]
+
+
 def unit_scale(values: Array) -> tuple[Array, float]:
     """Return values with a mean square of 1, and what it was."""
     square = float(np.mean(values**2))

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from gradscope.errors import InvalidValueError
-from gradscope.theory import Convolution, Pool, Residual, Stage, Start, mean_field, propagate
-from gradscope.theory.geometry import box_filters
+from gradscope.theory import Convolution, Pool, Residual, Stage, Start, activation_of, mean_field, propagate
+from gradscope.theory.geometry import box_filters, convolve, pool
+from gradscope.theory.response import activate
+from gradscope.theory.signal import Signal
 
 ZEROS = Convolution((8, 8), (3, 3), (1, 1))
 CIRCULAR = Convolution((8, 8), (3, 3), (1, 1), mode="circular")
@@ -127,3 +129,55 @@ def test_theory_loads_neither_torch_nor_plotly() -> None:
     script = "import gradscope as gs, sys; gs.theory.mean_field; print(' '.join(sys.modules))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert not set(done.stdout.split()) & {"torch", "plotly", "dash"}
+
+
+def test_the_largest_of_a_window_of_units_with_a_mean() -> None:
+    # Behind a sum units have a mean, here 1, and a mean square of 2; a sample of windows tells what max pooling makes.
+    signal = Signal(np.full((4, 4), 2.0), (0.8, 0.75, 0.7), mean=1.0, windows=((2, 2),))
+    phi = activation_of("identity")
+    pooled, _ = pool(signal, activate(signal, phi), phi, Pool("max", (2, 2)))
+    draw = np.random.default_rng(0)
+    within, between = 0.4, 0.6
+    first, other = draw.standard_normal((2, 200_000, 5))
+    second = between * first + math.sqrt(1 - between**2) * other
+    largest = [
+        1.0 + (math.sqrt(within) * z[:, :1] + math.sqrt(1 - within) * z[:, 1:]).max(axis=1) for z in (first, second)
+    ]
+    square = float(np.mean(largest[0] ** 2))
+    assert pooled.mean == pytest.approx(float(np.mean(largest[0])), rel=0.005)
+    assert pooled.level == pytest.approx(square, rel=0.01)
+    assert pooled.alike[0] == pytest.approx(float(np.mean(largest[0] * largest[1])) / square, rel=0.01)
+    assert pooled.windows == ()
+
+
+def test_what_positions_have_in_common_behind_zero_padding() -> None:
+    # One channel of ones, convolved by independent weights: two positions share the taps that lie inside for both.
+    draw = np.random.default_rng(0)
+    size, kernel, count = 4, 3, 40_000
+    taps = draw.standard_normal((count, kernel, kernel)) / kernel
+    padded = np.pad(np.ones((size, size)), 1)
+    rows = [[np.sum(taps * padded[i : i + 3, j : j + 3], axis=(1, 2)) for j in range(size)] for i in range(size)]
+    z = np.asarray(rows).transpose(2, 0, 1)
+    shape = Convolution((size, size), (kernel, kernel), (1, 1))
+    entering = Signal(np.ones((size, size)), (1.0, 1.0, 1.0, 1.0), windows=((2, 2), (2, 2)))
+    found, _ = convolve(entering, Stage(1.0, convolution=shape))
+    q = float(np.mean(z**2))
+    halves = z.reshape(count, 2, 2, 2, 2).mean(axis=(2, 4))
+    window = (4 * float(np.mean(halves**2)) - q) / 3
+    across = (4 * float(np.mean(z.mean(axis=(1, 2)) ** 2)) - float(np.mean(halves**2))) / 3
+    assert found.level == pytest.approx(q, rel=0.02)
+    assert found.alike[0] == 1.0
+    measured = [float(np.mean(z.mean(axis=(1, 2)) ** 2)) / q, window / q, across / q]
+    assert found.alike[1:] == pytest.approx(measured, rel=0.03)
+    assert found.edge is not None
+    shared = np.mean(z * z.mean(axis=(1, 2), keepdims=True), axis=0)
+    assert found.edge == pytest.approx(shared / shared.mean(), rel=0.05)
+
+
+def test_a_batch_norm_counts_positions_that_all_samples_have_alike() -> None:
+    stages = [conv(1.0, "identity", ZEROS)]
+    stages += [Stage(1.0, activation="sigmoid", norm="batch", convolution=CIRCULAR)] * 2
+    flat, uneven = (propagate(stages, Start(1.0, 0.9, elsewhere=one)) for one in (0.9, 0.0))
+    # What is the same at all positions is the mean, and goes; a picture that samples share stays.
+    assert flat[2].c < 0.99 * uneven[2].c
+    assert flat[1].c == uneven[1].c == pytest.approx(0.9)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -227,3 +229,28 @@ def test_wrong_arguments_are_named() -> None:
         mean_field(np.sign, 1.0)
     with pytest.raises(InvalidValueError, match=r"^activation returns shape \(\) for an array of shape \(4097,\)$"):
         mean_field(np.mean, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"q0": "x"}, "q0 is a finite number not below 0, not 'x'"),
+        ({"weight_var": np.ones(2)}, "weight_var is a finite number not below 0, not array([1., 1.])"),
+        ({"weight_var": None}, "weight_var is a finite number not below 0, not None"),
+    ],
+)
+def test_what_is_no_number(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidValueError, match=f"^{re.escape(message)}$"):
+        mean_field("tanh", **{"weight_var": 1.0, **arguments})
+
+
+def test_a_function_of_one_number() -> None:
+    with pytest.raises(InvalidTypeError, match=r"^activation is a function on numpy arrays, but tanh raised TypeError"):
+        mean_field(math.tanh, 1.0)  # type: ignore[arg-type]
+
+
+def test_numbers_beyond_all_doubles_are_said_without_a_warning() -> None:
+    assert mean_field(np.exp, 2.0, 0.1).status == "no fixed point: q grows without bound from q0 = 1"
+    assert mean_field("tanh", 1e300).status == (
+        "no fixed point below 1e+12, up to which they are looked for: q grows beyond from q0 = 1"
+    )

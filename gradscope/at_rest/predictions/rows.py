@@ -25,6 +25,8 @@ BACKWARD = ("output_grad_norm", "output_grad_rms", "weight_grad_norm", "weight_g
 ACTIVATION = ("activation_std", "slope_rms")
 APPROXIMATE = "approximate: "
 ROUNDING = 1e-5
+SPREAD_ENTRIES = 8192
+"""Entries that a probe takes sample_spread of, about."""
 METRICS = (*FORWARD, *ACTIVATION, *BACKWARD)
 
 
@@ -70,6 +72,14 @@ class Theory:
         variance = float((values**2).mean()) * (1.0 - likeness(values))
         return float(np.std(values, axis=0, ddof=1).mean()) / math.sqrt(variance) if variance > 0 else math.nan
 
+    def of_sample(self, one: LayerRead) -> float:
+        """Variance of ln of the square of a sample_spread that a probe takes over some of the units only."""
+        samples, columns = len(samples_of(one, one.output)), one.output[0].numel() if one.size else one.output.shape[-1]
+        taken = max(1, SPREAD_ENTRIES // samples)
+        if taken >= columns or not self.dispersion > 0.0:
+            return 0.0
+        return 4.0 * max(self.dispersion**-2 - 1.0, 0.0) / taken * (1.0 - taken / columns)
+
 
 def rows(theory: Theory) -> Iterator[tuple[object, ...]]:
     """Yield one row per layer call and metric, metric by metric, in order of depth."""
@@ -87,7 +97,8 @@ def rows(theory: Theory) -> Iterator[tuple[object, ...]]:
         values = _forward(theory, one, level, joined(status, before[place]))
         if place in followed:
             values |= _activation(theory, level, reading.factors.get(place, 1.0), joined(status, before[place]))
-        status = joined(status, behind[place], theory.anchor.status)
+        # The gradient has come through everything from the last layer on.
+        status = joined(status, _assumed(theory.levels[-1].status), behind[place], theory.anchor.status)
         found.append(values | _backward(theory, one, level, status))
     for metric in METRICS:
         for one, values in zip(reading.layers, found, strict=True):
@@ -131,6 +142,10 @@ def joined(*texts: str) -> str:
     return "; ".join([*sure, *([APPROXIMATE + "; ".join(assumed)] if assumed else [])])
 
 
+def _assumed(status: str) -> str:
+    return status if status.startswith(APPROXIMATE) else ""
+
+
 def _settled(one: Value) -> Value:
     """Leave of the reasons those that count: why there is no number, or what was assumed for the one there is."""
     plain, mark, rest = one.status.partition(APPROXIMATE)
@@ -172,7 +187,8 @@ def _forward(theory: Theory, one: LayerRead, level: Level, status: str) -> dict[
         return found | {"sample_spread": missing("samples are alike to rounding")}
     if spread < rms * torch.finfo(one.output.dtype).eps:
         status = joined(status, f"approximate: below the rounding of {one.output.dtype}".replace("torch.", ""))
-    return found | {"sample_spread": _banded(spread, 0.0 if known else scatter.spread, status)}
+    variance = (0.0 if known else scatter.spread) + theory.of_sample(one)
+    return found | {"sample_spread": _banded(spread, variance, status)}
 
 
 def _banded(value: float, variance: float, status: str) -> Value:

@@ -33,7 +33,10 @@ def measure_start(reading: Reading) -> Start:
         _alike_in(values, pool, _stride(steps, reading.layers[place].size)) if positions else math.nan
         for pool, place in _at_own_size(reading)
     )
-    return Start(q=np.asarray(square), c=likeness(values), neighbours=neighbours)
+    elsewhere = _elsewhere(values) if positions else np.asarray(math.nan)
+    return Start(
+        q=np.asarray(square), c=likeness(values), neighbours=neighbours, elsewhere=elsewhere, unequal=_unequal(values)
+    )
 
 
 def unevenness(reading: Reading) -> float:
@@ -56,6 +59,25 @@ def likeness(values: Array) -> float:
         return math.nan
     pairs = float((values.sum(axis=0) ** 2).sum()) - total
     return pairs / (count - 1) / total
+
+
+def _elsewhere(values: Array) -> Array:
+    """Return, per position p, <z_p z_p'> / <z^2> over pairs of different samples and all positions p' of the other."""
+    count, places = len(values), values.reshape(*values.shape[:2], -1)
+    if count < 2 or not values.any():
+        return np.full(values.shape[2:], np.nan)
+    means = places.mean(axis=2)
+    pairs = np.einsum("cp,c->p", places.sum(axis=0), means.sum(axis=0)) - np.einsum("scp,sc->p", places, means)
+    found = pairs / (count * (count - 1) * values.shape[1] * (values**2).mean())
+    return np.asarray(found.reshape(values.shape[2:]))
+
+
+def _unequal(values: Array) -> float:
+    """Return the mean over units of 1 / variance, times the mean variance, over samples and positions."""
+    variance = np.moveaxis(values, 1, 0).reshape(values.shape[1], -1).var(axis=1)
+    # A unit that does not vary passes no gradient.
+    variance = variance[variance > 1e-6 * variance.mean()]
+    return float(variance.mean() * (1.0 / variance).mean()) if len(variance) else 1.0
 
 
 def samples_of(layer: LayerRead, tensor: Tensor) -> Array:
@@ -81,12 +103,14 @@ def _stride(full: tuple[int, ...], pooled: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _alike_in(values: Array, pool: Pool, stride: tuple[int, ...]) -> float:
-    """Return the mean correlation of different positions in windows of every ``stride``-th position."""
-    moved = np.moveaxis(values, (0, 1), (-2, -1))[tuple(slice(None, None, step) for step in stride)]
+    """Return the mean correlation of positions in one window, but not in one block of ``stride`` positions."""
+    moved = np.moveaxis(values, (0, 1), (-2, -1))
     count = math.prod(pool.window)
-    if len(stride) != len(pool.window) or any(a < b for a, b in zip(moved.shape, pool.window, strict=False)):
+    whole = tuple(step * width for step, width in zip(stride, pool.window, strict=False))
+    if len(stride) != len(pool.window) or any(a < b for a, b in zip(moved.shape, whole, strict=False)):
         return math.nan
-    level = float(windowed(moved**2, pool.window).mean())
-    of_mean = float((windowed(moved, pool.window) ** 2).mean())
-    # E (mean of n)^2 = q (1 + (n - 1) r) / n
-    return (count * of_mean / level - 1.0) / (count - 1) if level > 0 and count > 1 else math.nan
+    level = float(windowed(moved**2, whole).mean())
+    blocks = float((windowed(windowed(moved, stride), pool.window) ** 2).mean())
+    own = float(windowed(windowed(moved, stride) ** 2, pool.window).mean())
+    # E (mean of n blocks)^2 = (E block^2 + (n - 1) q r) / n
+    return (count * blocks - own) / (count - 1) / level if level > 0 and count > 1 else math.nan
