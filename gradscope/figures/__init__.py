@@ -10,6 +10,7 @@ from gradscope.figures.information import (
     information_plane_frame,
 )
 from gradscope.figures.information_bins import information_planes
+from gradscope.figures.information_sweep import information_sweep, information_sweep_frame
 from gradscope.figures.layer_lines import marks_frame, timeline, timeline_frame
 from gradscope.figures.layer_step import HeatmapFrame, heatmap, heatmap_frame
 from gradscope.figures.ledger_bars import ledger, ledger_frame
@@ -40,6 +41,8 @@ __all__ = [
     "information_plane",
     "information_plane_frame",
     "information_planes",
+    "information_sweep",
+    "information_sweep_frame",
     "layer_points_frame",
     "layer_similarity",
     "ledger",

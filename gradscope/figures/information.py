@@ -298,19 +298,20 @@ def _subtitle(source: Run | pd.DataFrame, step: int | None, metrics: Sequence[st
     """Name the run, the step, and how the numbers came about: the estimator is part of the result."""
     if isinstance(source, pd.DataFrame):
         rows = source[source["metric"].isin(metrics)]
-        how = f"{rows['estimator'].iloc[0]}, {rows['parameters'].iloc[0]}, n = {rows['n'].iloc[0]}"
+        said = f"{rows['estimator'].iloc[0]}, {rows['parameters'].iloc[0]}, n = {rows['n'].iloc[0]}"
         warned = rows.loc[rows["warning"] != "", "warning"]
-        return how + (f"; {len(warned)} warned: {wording.label(str(warned.iloc[0]), 60)}" if len(warned) else "")
+        return said + (f"; {len(warned)} warned: {wording.label(str(warned.iloc[0]), 60)}" if len(warned) else "")
     known = [source.metrics[one] for one in metrics if one in source.metrics]
     if len(known) < len(metrics):
         missing = next(one for one in metrics if one not in source.metrics)
         raise UnknownNameError(f"run {source.name!r} did not record {missing!r}")
-    how = "; ".join(dict.fromkeys(_how(one) for one in known))
+    estimators = "; ".join(dict.fromkeys(how(one) for one in known))
     where = [wording.short(source.name, 40), *([f"step {step:,}"] if step is not None else [])]
-    return f"{', '.join(where)}; {how}"
+    return f"{', '.join(where)}; {estimators}"
 
 
-def _how(spec: MetricSpec) -> str:
+def how(spec: MetricSpec) -> str:
+    """Return the estimator of a metric of information, with its settings."""
     settings = {key: one for key, one in spec.parameters.items() if key not in ("estimator", "spatial")}
     named = ", ".join(f"{key} = {one}" for key, one in settings.items())
     return f"{spec.parameters.get('estimator', spec.name)}, {named}" if named else spec.name
