@@ -94,6 +94,8 @@ def _of_loss(losses: pd.Series[float], head: Head | None, moved: float) -> Cours
     steps = int(losses.index[-1] - losses.index[0]) + 1
     values = _values(losses)
     first, last = float(values[0]), _end(values)
+    if not last >= 0.0 and math.isfinite(last):
+        return _of_any(head, steps, first, last, moved)
     chance = first if head is None else _chance(first, head)
     surprise = math.nan if head is None else _surprise(losses, head)
     if not math.isfinite(last):
@@ -103,11 +105,18 @@ def _of_loss(losses: pd.Series[float], head: Head | None, moved: float) -> Cours
     at_chance = abs(surprise - 1.0) <= rule.CHANCE and head is not None and _skill_of_error(head) < rule.HALF
     learns = skill > rule.SKILL and not at_chance
     if head is not None:
-        learns = _corrected(learns, skill, surprise, losses, head)
+        learns = _corrected(learns, chance - last, surprise, losses, head)
     verdict = _verdict(learns, steps, len(values))
     if verdict == "stalled" and last > 1.5 * max(first, chance):
         verdict = "diverged"
     return Course(verdict, steps, skill, first, last, chance, surprise, moved)
+
+
+def _of_any(head: Head | None, steps: int, first: float, last: float, moved: float) -> Course:
+    """Judge a loss below zero, which has no chance to compare it with: the error signal may show that it learns."""
+    found = Course("unknown") if head is None else _of_error(head, moved)
+    verdict: Verdict = "learning" if found.verdict == "learning" else "unknown"
+    return Course(verdict, steps, found.skill, first, last, movement=moved)
 
 
 def _chance(first: float, head: Head) -> float:
@@ -119,16 +128,18 @@ def _chance(first: float, head: Head) -> float:
     return min(first, max(found, rule.chance_surprise(head.outputs) * error))
 
 
-def _corrected(learns: bool, skill: float, surprise: float, losses: pd.Series[float], head: Head) -> bool:
+def _corrected(learns: bool, gained: float, surprise: float, losses: pd.Series[float], head: Head) -> bool:
     """Look at the predictions as well: a loss may fall to that of a constant, and one that is low need not fall."""
     together = head.errors.index.intersection(losses.index)
     error, loss = _values(head.errors.loc[together]), _values(losses.loc[together])
     known = len(loss) > 0 and not math.isnan(head.spread)
     share = rule.explained(head.spread, _end(loss), _end(error), head.outputs) if known else math.nan
+    # What telling samples apart cannot have gained, a constant has.
+    told = not known or gained <= rule.most_gained(head.spread, _largest(error), head.outputs)
     if known and _squared(loss, error):
-        return (skill > rule.SKILL and share > rule.SKILL) or share > 1.0 - rule.SKILL
+        return (learns and (told or share > rule.SKILL)) or share > 1.0 - rule.SKILL
     apart = head.spread > rule.least_spread(head.outputs)
-    if known and not (apart or share > rule.SKILL):
+    if not (told or apart or share > rule.SKILL):
         return False
     judged = _skill_of_error(head) > rule.SKILL and losses.iloc[-1] < losses.iloc[0]
     return learns or (apart and (surprise < 1.0 - rule.SKILL or judged))
@@ -148,7 +159,7 @@ def _of_error(head: Head, moved: float) -> Course:
     steps = int(head.errors.index[-1] - head.errors.index[0]) + 1
     skill = _skill_of_error(head)
     least = rule.least_spread(head.outputs)
-    learns = skill > rule.SKILL and head.spread > least
+    learns = skill > rule.SKILL and head.spread > min(least, rule.spread_for(skill, head.outputs))
     # What tells samples apart from the start may have learnt before: an error that stays says nothing.
     verdict = "unknown" if not learns and head.spread_before > least else _verdict(learns, steps, steps)
     return Course(verdict, steps, skill, movement=moved)
@@ -174,6 +185,11 @@ def _surprise(losses: pd.Series[float], head: Head) -> float:
 
 def _values(series: pd.Series[float]) -> Array:
     return np.asarray(series, np.float64)
+
+
+def _largest(values: Array) -> float:
+    """Return the larger of the medians of the first and the last values."""
+    return max(float(np.median(values[: rule.RECENT])), _end(values))
 
 
 def _end(values: Array) -> float:

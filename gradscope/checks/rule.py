@@ -20,12 +20,16 @@ The loss may be multiplied by any c, so c ln K is found in three ways, none of w
 2. *Surprise per error.* With e = |dL/dz_head| sqrt(N), N samples, a predictor that always says 1/K has
    L / e = ln K / sqrt(1 - 1/K), in which c cancels. Measured: 1.00 +- 0.01 of it in networks that sit at chance, 0.77
    at 36 % accuracy, below 0.4 at 85 %.
-3. *Spread.* What predictions say of the input is at most s^2/2 nats, s the deviation of a logit between samples. A
-   skill of r needs s > sqrt(2 r ln K).
+3. *Spread.* Losses are convex in the outputs z: L(z_mean) - L(z) <= -grad L(z_mean) (z - z_mean). With s the deviation
+   of an output between samples, telling them apart has gained at most e s sqrt(K), whatever the loss and its scale; e
+   is that of the constant z_mean; the larger of the first and the last is taken for it. What a loss has fallen beyond
+   that, a constant has earned. Logits that are as sure as they are right say s^2/2 nats: for a skill of r they have
+   s > sqrt(2 r ln K).
 
 Skill by the course or by the error counts only if the outputs are spread: a constant, too, earns by learning how often
-each class comes, or where the targets lie, and knows nothing of the input. Surprise at chance overrules a course that
-began with wild outputs.
+each class comes, or where the targets lie, and knows nothing of the input. Where it must have earned some of the fall,
+the outputs have to show by themselves that they tell samples apart. Surprise at chance overrules a course that began
+with wild outputs.
 
 For squared errors, L / e^2 is the same at every step, which gives them away; then the share of explained variance is
 s^2 / (s^2 + r^2), with the residual r = 2 L / (e sqrt(K)) of an entry; near its minimum every smooth loss is a square,
@@ -152,6 +156,24 @@ def least_spread(classes: int, skill: float = SKILL) -> float:
     0.679
     """
     return math.sqrt(2.0 * skill * nats(classes))
+
+
+def most_gained(spread: float, error: float, outputs: int) -> float:
+    """Return the most by which telling samples apart can have lowered a convex loss: e s sqrt(K).
+
+    >>> most_gained(0.1, 1.0, 4)
+    0.2
+    """
+    return error * spread * math.sqrt(outputs)
+
+
+def spread_for(skill: float, classes: int) -> float:
+    """Return the deviation between samples below which logits cannot have gained a skill: r ln K / (e sqrt(K)).
+
+    >>> round(spread_for(0.1, 10), 3)
+    0.077
+    """
+    return skill * chance_surprise(classes) / math.sqrt(classes)
 
 
 def chance_error(first: float, deviation: float, classes: int) -> float:

@@ -19,11 +19,11 @@ _SOURCE = (
 def stalled(run: Run) -> list[Finding] | NotApplicable:
     """Find a training that makes no progress after 100 steps, or whose loss rises.
 
-    It needs the scalar ``loss``. Chance is what a predictor pays that knows the classes and nothing of the input: in
-    units of the loss, whatever its scale, from the first loss and the first outputs of the head. It holds where less
-    than a tenth of it has been gained, at the median of the last tenth of the losses; also where the loss has fallen,
-    but stays at chance by the error signal of the head, or the outputs do not tell samples apart. A loss that is low
-    from the first step on, as in a training that has converged before, is no stall.
+    It needs the scalar ``loss``, and one that is not negative. Chance is what a predictor pays that knows the classes
+    and nothing of the input: in units of the loss, whatever its scale, from the first loss and the first outputs of the
+    head. It holds where less than a tenth of it has been gained, at the median of the last tenth of the losses; also
+    where the loss has fallen, but stays at chance by the error signal of the head, or the outputs do not tell samples
+    apart. A loss that is low from the first step on, as in a training that has converged before, is no stall.
 
     Severity: critical where the loss ends above one and a half times its start, or not finite; else warning: what
     brings it about is another finding's business.
@@ -31,6 +31,8 @@ def stalled(run: Run) -> list[Finding] | NotApplicable:
     if not run.scalars["name"].eq("loss").any():
         return NotApplicable('no scalar "loss" was logged (probe.log(loss=loss))')
     going = course(run)
+    if going.verdict == "unknown" and going.last < 0.0:
+        return NotApplicable("a loss below zero cannot be compared with that of knowing nothing")
     if going.verdict == "unknown":
         return NotApplicable(f"too early to tell: {rule.ENOUGH} steps are needed, {going.steps} were taken")
     if going.verdict == "learning":
@@ -51,7 +53,7 @@ def _finding(run: Run, going: Course) -> Finding:
     diverged = going.verdict == "diverged"
     return Finding(
         code=CODE,
-        title="the loss rises" if diverged else "the training makes no progress",
+        title=_title(going),
         severity="critical" if diverged else "warning",
         layers=(),
         steps=(int(losses.iloc[0]), int(losses.iloc[-1])),
@@ -68,7 +70,15 @@ def _finding(run: Run, going: Course) -> Finding:
     )
 
 
+def _title(going: Course) -> str:
+    if going.verdict != "diverged":
+        return "the training makes no progress"
+    return "the loss rises" if math.isfinite(going.last) else "the loss ends as NaN or infinity"
+
+
 def _cause(going: Course) -> str:
+    if going.steps == 1:
+        return f"The loss of the only step is {going.last:.3g}."
     went = f"In {going.steps} steps the loss went from {going.first:.3g} to {going.last:.3g}"
     if going.verdict == "diverged":
         return f"{went}."

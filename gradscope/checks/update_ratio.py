@@ -53,7 +53,8 @@ def update_ratio(run: Run) -> list[Finding] | NotApplicable:
     largest = first if first.max() > last.max() else last
     if largest.max() > 1.0:
         return _too_large(frame, moves, largest, going, "note" if _explained(run) else "critical")
-    return _too_small(frame, moves, going, _slow(run, going.movement)) if going.movement < 1.0 else []
+    slow = going.verdict == "stalled" and going.movement < 1.0  # what diverges has moved
+    return _too_small(frame, moves, going, _slow(run, going.movement)) if slow else []
 
 
 def _too_early(

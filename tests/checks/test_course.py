@@ -64,6 +64,33 @@ def test_a_constant_that_learns_how_often_each_class_comes_knows_nothing_of_the_
     assert (found.verdict, found.skill > rule.SKILL) == ("stalled", True)
 
 
+def test_logits_less_sure_than_right_gain_more_than_they_are_spread(write: Write) -> None:
+    """One nat for the right class of ten, on every sample: s = 0.3, and 0.84 of 2.3 nats gained."""
+    loss = math.log(math.e + K - 1) - 1.0
+    right, wrong = (math.exp(one) / (math.e + K - 1) for one in (1.0, 0.0))
+    error = math.sqrt((1.0 - right) ** 2 + (K - 1) * wrong**2)
+    assert math.log(K) - loss < rule.most_gained(0.3, CHANCE, K)
+    values = head(list(np.linspace(CHANCE, error, len(STEPS))), spread=0.3)
+    assert course(write(values, loss=losses(loss))).verdict == "learning"
+
+
+def test_a_squared_error_of_shy_predictions_learns(write: Write) -> None:
+    """Half of every target of unit variance, which is three quarters explained."""
+    falling = np.linspace(1.0, 0.25, 200)
+    error = [2.0 * math.sqrt(falling[step] / K) for step in STEPS]
+    found = course(write(head(error, spread=0.5), loss=dict(enumerate(falling))))
+    assert found.verdict == "learning"
+
+
+@pytest.mark.parametrize(("error", "spread", "verdict"), [(FLAT, 0.1, "unknown"), (FALLING, 2.0, "learning")])
+def test_a_loss_below_zero_has_no_chance_to_be_compared_with(
+    write: Write, error: list[float], spread: float, verdict: str
+) -> None:
+    loss = {step: value - 3.0 for step, value in losses(0.3).items()}
+    found = course(write(head(error, spread=spread), loss=loss))
+    assert (found.verdict, math.isnan(found.chance)) == (verdict, True)
+
+
 def test_smoothed_labels_and_what_is_added_to_the_loss_are_no_stall(write: Write) -> None:
     """Where the loss cannot fall far, spread logits and an error that falls show that it learns."""
     added = {step: 10.0 + loss for step, loss in losses(0.3).items()}
