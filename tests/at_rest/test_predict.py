@@ -169,3 +169,24 @@ def test_a_loss_needs_targets() -> None:
     with pytest.raises(gs.GradscopeError) as caught:
         gs.predict(nn.Linear(2, 2), torch.ones(2, 2), loss_fn=F.mse_loss)
     assert str(caught.value) == "loss_fn= needs y=: without targets there is no loss"
+
+
+def test_like_samples_have_like_labels(tmp_path: Path) -> None:
+    digits = gs.lab.data.load("digits")
+    x, y = digits.x_train[:128].reshape(128, -1), digits.y_train[:128]
+    rows = compared(lambda seed: gs.lab.mlp(8, 128, "tanh", "xavier_normal", seed=seed), x, y, tmp_path)
+    # Taken as unrelated, likeness of pictures and of labels left out 0.3 to 0.6 of the logarithm.
+    assert off_by(rows, "weight_grad_norm") < 0.25
+    assert covered(rows, "weight_grad_norm") >= 0.85
+
+
+def test_gradients_of_large_outputs_depend_on_the_weights() -> None:
+    x, y = batch(128, 64)
+    frame = gs.predict(gs.lab.mlp(8, 128, "relu", "kaiming_normal", seed=0), 2.0 * x, y)
+    status = frame[frame["metric"] == "weight_grad_norm"].set_index("depth")["status"]
+    assert status[3] == (
+        "approximate: gradients are taken not to depend on the weights, but outputs are so large that the loss's do"
+    )
+    assert status[9] == ""
+    small = gs.predict(gs.lab.mlp(8, 128, "relu", "xavier_normal", seed=0), x, y)
+    assert set(small["status"]) == {""}

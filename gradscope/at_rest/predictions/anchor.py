@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gradscope.at_rest.copies import Loss, default_loss, single_loss
+from gradscope.at_rest.predictions.likes import covariance
 from gradscope.at_rest.predictions.start import likeness, samples_of
 from gradscope.at_rest.readings.model import Reading
 
@@ -28,6 +29,8 @@ class Anchor:
         weight_grad: |dL/dW|.
         alike: <d_i, d_j> / |d|^2 of the gradients of different samples, on average.
         alike_square: Its mean square, of gradients of one length each.
+        likes: Covariance over pairs of samples of <d_i, d_j> / |d|^2 and how alike the samples are; see ``covariance``.
+        lean: <d_i, z_j> of different samples: how far gradients depend on the outputs that the weights make.
         status: Why they cannot be known; empty where they are.
     """
 
@@ -35,6 +38,8 @@ class Anchor:
     weight_grad: float
     alike: float
     alike_square: float
+    likes: float = 0.0
+    lean: float = 0.0
     status: str = ""
 
 
@@ -63,12 +68,12 @@ def find_anchor(reading: Reading, place: int, y: Any, loss_fn: Loss | None) -> A
         return replace(NOTHING, status=status)
     losses = _drawn(reading.output) if y is None else iter([(loss_fn or default_loss)(reading.output, y)])
     found = [_gradients(single_loss(loss), reading, place) for loss in losses]
-    square, of_weight, pairs, cosines = torch.tensor(found, dtype=torch.float64).mean(0).tolist()
-    return Anchor(math.sqrt(square), math.sqrt(of_weight), pairs / square if square > 0 else math.nan, cosines)
+    square, of_weight, pairs, *rest = torch.tensor(found, dtype=torch.float64).mean(0).tolist()
+    return Anchor(math.sqrt(square), math.sqrt(of_weight), pairs / square if square > 0 else math.nan, *rest)
 
 
-def _gradients(loss: Tensor, reading: Reading, place: int) -> tuple[float, float, float, float]:
-    """Return |dL/dz|^2, |dL/dW|^2, the mean product of two samples times their number, their mean square cosine."""
+def _gradients(loss: Tensor, reading: Reading, place: int) -> tuple[float, ...]:
+    """Return |dL/dz|^2, |dL/dW|^2, samples times the mean product of two, and what else an anchor holds."""
     one = reading.layers[place]
     weight = one.layer.module.weight
     assert isinstance(weight, Tensor)
@@ -78,12 +83,14 @@ def _gradients(loss: Tensor, reading: Reading, place: int) -> tuple[float, float
     of_weight = squares[1] if len(squares) > 1 else math.nan
     rows = samples_of(one, one.output if grads[0] is None else grads[0])
     if grads[0] is None or len(rows) < 2:
-        return squares[0], of_weight, 0.0, 1.0
+        return squares[0], of_weight, 0.0, 1.0, 0.0, 0.0
     rows = rows.reshape(len(rows), -1)
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     cosines = (rows / np.where(lengths > 0, lengths, 1.0)) @ (rows / np.where(lengths > 0, lengths, 1.0)).T
     others = (float((cosines**2).sum()) - float((np.diag(cosines) ** 2).sum())) / (len(rows) * (len(rows) - 1))
-    return squares[0], of_weight, likeness(rows) * squares[0], others
+    outputs = samples_of(one, one.output).reshape(len(rows), -1)
+    lean = float(rows.sum(0) @ outputs.sum(0) - np.sum(rows * outputs)) / (len(rows) * (len(rows) - 1))
+    return squares[0], of_weight, likeness(rows) * squares[0], others, covariance(reading, rows), lean
 
 
 def _drawn(output: Tensor) -> Iterator[Tensor]:

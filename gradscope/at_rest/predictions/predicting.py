@@ -11,6 +11,7 @@ from torch import nn
 from gradscope.at_rest.copies import Loss
 from gradscope.at_rest.predictions.anchor import NOTHING, find_anchor
 from gradscope.at_rest.predictions.coherence import apart, coherence
+from gradscope.at_rest.predictions.likes import responses
 from gradscope.at_rest.predictions.rows import COLUMNS, Theory, rows
 from gradscope.at_rest.predictions.scatter import Scattering, widened
 from gradscope.at_rest.predictions.start import measure_start, samples_of, unevenness
@@ -73,7 +74,8 @@ def predict(model: nn.Module, x: Any, y: Any = None, loss_fn: Loss | None = None
         batch = Scattering(reading.network, levels, samples, together, anchor)
         single = Scattering(reading.network, levels, 1, together, anchor, unevenness(reading))
         scatters = widened(batch.found(), single.found())
-        theory = Theory(reading, levels, anchor, together, scatters, apart(reading.network, levels))
+        follow = responses(reading.network, levels, start) if named and anchor.likes else {}
+        theory = Theory(reading, levels, anchor, together, scatters, apart(reading.network, levels), follow)
         return pd.DataFrame(rows(theory), columns=list(COLUMNS))
 
 

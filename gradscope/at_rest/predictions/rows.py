@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from gradscope.at_rest.predictions.anchor import Anchor
-from gradscope.at_rest.predictions.scatter import BAND, UNKNOWN, Scatter
+from gradscope.at_rest.predictions.scatter import BAND, UNKNOWN, Scatter, flat
 from gradscope.at_rest.predictions.start import likeness, samples_of
 from gradscope.at_rest.readings.layers import LayerRead
 from gradscope.at_rest.readings.model import Reading
-from gradscope.theory.functions import Activation
+from gradscope.theory.expectations import moments
+from gradscope.theory.functions import Activation, activation_of
 from gradscope.theory.stages import Level, Residual, Stage
 
 COLUMNS = ("step", "depth", "layer", "metric", "value", "low", "high", "source", "status")
@@ -51,6 +52,7 @@ class Theory:
         together: Correlation of different samples' gradients, from ``coherence``, by name of a stage.
         scatters: How single networks scatter, by name of a stage.
         apart: Variance of z over samples, by name of a stage.
+        follow: How far correlations of samples follow those at the beginning, by name of a stage.
     """
 
     reading: Reading
@@ -59,6 +61,7 @@ class Theory:
     together: Mapping[str, float]
     scatters: Mapping[str, Scatter]
     apart: Mapping[str, float]
+    follow: Mapping[str, float]
 
     @cached_property
     def dispersion(self) -> float:
@@ -71,6 +74,32 @@ class Theory:
             return math.nan
         variance = float((values**2).mean()) * (1.0 - likeness(values))
         return float(np.std(values, axis=0, ddof=1).mean()) / math.sqrt(variance) if variance > 0 else math.nan
+
+    @cached_property
+    def leans(self) -> dict[str, float]:
+        """<d_i, z_j> of different samples, by name of a stage.
+
+        It comes down unchanged where phi is homogeneous and there are no biases; dln E phi^2 / dln q of it through
+        other phi, nothing through a normalization, which does not mind the length of z.
+        """
+        found, lean, above = {}, self.anchor.lean, False
+        for stage, level in zip(reversed(flat(self.reading.network)), reversed(self.levels), strict=True):
+            if above and stage.norm != "none":
+                lean = 0.0
+            elif above and level.activation_square > 0.0:
+                phi = moments(activation_of(stage.activation), level.q)
+                lean *= level.q * float(phi.length_slope) / level.activation_square
+            found[level.name] = lean
+            lean *= 1.0 - min(stage.bias_var / level.q, 1.0) if level.q > 0.0 else 0.0
+            above = True
+        return found
+
+    def likes(self, level: Level) -> float:
+        """What pairs of like samples with like gradients add to <d_i, d_j> <z_i, z_j> / |d|^2 of any pair."""
+        if not self.anchor.alike or level.name not in self.follow or level.name not in self.together:
+            return 0.0
+        passed = self.together[level.name] / self.anchor.alike
+        return passed * self.anchor.likes * self.follow[level.name] * level.q
 
     def of_sample(self, one: LayerRead) -> float:
         """Variance of ln of the square of a sample_spread that a probe takes over some of the units only."""
@@ -108,6 +137,7 @@ def rows(theory: Theory) -> Iterator[tuple[object, ...]]:
                 yield 0, one.depth, one.layer.name, metric, *numbers, "theory", value.status
 
 
+LEANS = "approximate: gradients are taken not to depend on the weights, but outputs are so large that the loss's do"
 LOOSE = "approximate: positions of a convolution are taken to pull at a weight independently"
 SENSITIVE = "approximate: sensitive: the noise of finite width grows from layer to layer"
 
@@ -221,22 +251,37 @@ def _backward(theory: Theory, one: LayerRead, level: Level, status: str) -> dict
         weight = one.layer.module.weight
         assert isinstance(weight, Tensor)
         alike = theory.together.get(level.name, 0.0 if len(one.output) < 2 else math.nan)
-        length, share = _input_norm(one, level, alike)
+        length, share = _input_norm(one, level, alike, theory.likes(level))
         status = joined(status, LOOSE if math.prod(one.size) > 1 else "")
         scatter = 0.0 if one.depth == 1 else theory.scatters.get(level.name, UNKNOWN).output
         of_weight = _banded(norm.value * length, 4.0 * level.log_var * (1.0 + share**2) + scatter, status)
         if level is theory.levels[-1]:
             of_weight = _banded(anchor.weight_grad, 0.0, status)
+        elif _leans(theory, one, level, of_weight.value):
+            of_weight = replace(of_weight, status=joined(status, LEANS))
         found["weight_grad_norm"] = of_weight
         found["weight_grad_rms"] = _times(of_weight, 1.0 / math.sqrt(weight.numel()))
     return found
 
 
-def _input_norm(one: LayerRead, level: Level, alike: float) -> tuple[float, float]:
+def _leans(theory: Theory, one: LayerRead, level: Level, value: float) -> bool:
+    """Tell whether what gradients owe to the outputs is more than a tenth of the square of a weight's gradient.
+
+    All d_i have at least <d_i, z_j> / |z| in common.
+    """
+    samples, stage = len(samples_of(one, one.output)), one.stage
+    if not (stage.weight_var > 0 and level.q > 0 and stage.fan_out):
+        return False
+    common = stage.fan_in * max(level.q * level.c - stage.bias_var, 0.0) / stage.weight_var
+    return (samples * theory.leans[level.name]) ** 2 / (stage.fan_out * level.q) * common > 0.1 * value**2
+
+
+def _input_norm(one: LayerRead, level: Level, alike: float, likes: float) -> tuple[float, float]:
     """Return |dL/dW| / |dL/dz|, and the share of its square that different samples have pulled together.
 
     Of one sample that is the norm of the input a; over a batch |dL/dW|^2 = sum over pairs of samples of
-    <d_i, d_j> <a_i, a_j>, that is |dL/dz|^2 |a|^2 (1 + (samples - 1) corr(d) corr(a)).
+    <d_i, d_j> <a_i, a_j>, that is |dL/dz|^2 |a|^2 (1 + (samples - 1) (corr(d) corr(a) + likes)), where `likes` is
+    the covariance of the two correlations over pairs, times q.
     """
     stage, samples = one.stage, len(samples_of(one, one.output))
     square = (level.q - stage.bias_var) / stage.weight_var if stage.weight_var > 0 else math.nan
@@ -248,7 +293,8 @@ def _input_norm(one: LayerRead, level: Level, alike: float) -> tuple[float, floa
         common = square * likeness(values)
     if math.isnan(square) or math.isnan(alike * common):
         return math.nan, 0.0
-    both = 0.0 if samples < 2 else max(-1.0, (samples - 1) * alike * common / square) if square > 0 else 0.0
+    pairs = alike * common + likes / (stage.weight_var or math.inf)
+    both = 0.0 if samples < 2 else max(-1.0, (samples - 1) * pairs / square) if square > 0 else 0.0
     return math.sqrt(max(0.0, stage.fan_in * square * (1.0 + both))), max(both, 0.0) / (1.0 + max(both, 0.0))
 
 
