@@ -29,7 +29,7 @@ def reconstruction(t: ArrayLike, x: ArrayLike, *, folds: int = 5, seed: int = 0)
     Args:
         t: Shape (samples, features): the layer.
         x: Shape (samples, features): the input.
-        folds: Parts of the sample, each predicted from the others.
+        folds: Parts of the sample, each predicted from the others, with the best of four penalties.
         seed: Of the parts.
 
     Returns:
@@ -42,7 +42,7 @@ def reconstruction(t: ArrayLike, x: ArrayLike, *, folds: int = 5, seed: int = 0)
     Source: Hoerl and Kennard 1970; Alain and Bengio 2016 for linear readers of layers.
     """
     # Imported where it is used: it takes longer than all the rest.
-    from sklearn.linear_model import RidgeCV
+    from sklearn.linear_model import Ridge
     from sklearn.model_selection import KFold, cross_val_predict
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -51,11 +51,14 @@ def reconstruction(t: ArrayLike, x: ArrayLike, *, folds: int = 5, seed: int = 0)
     count = len(layer)
     _enough(folds, count)
     parts = KFold(folds, shuffle=True, random_state=seed)
-    reader = make_pipeline(StandardScaler(), RidgeCV(PENALTIES))
+    tried = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of singular matrices, which the penalty is for
-        predicted = np.asarray(cross_val_predict(reader, layer, inputs, cv=parts)).reshape(inputs.shape)
-    errors = ((inputs - predicted) ** 2).sum(axis=1)
+        for penalty in PENALTIES:
+            reader = make_pipeline(StandardScaler(), Ridge(penalty))
+            predicted = np.asarray(cross_val_predict(reader, layer, inputs, cv=parts)).reshape(inputs.shape)
+            tried.append(((inputs - predicted) ** 2).sum(axis=1))
+    errors = min(tried, key=lambda one: float(one.sum()))
     spreads = ((inputs - inputs.mean(axis=0)) ** 2).sum(axis=1)
     total = float(spreads.sum())
     value = 1.0 - float(errors.sum()) / total if total > 0.0 else math.nan
