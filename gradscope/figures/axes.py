@@ -128,6 +128,20 @@ def log_axis_ticks(low: float, high: float) -> dict[str, Any]:
     return {"tickvals": [10.0**value for value in ticks["tickvals"]], "ticktext": ticks["ticktext"]}
 
 
+def log_axis_threes(low: float, high: float) -> dict[str, Any]:
+    """Return the ticks between two logarithms: 1, 3, 10 and so on where few powers of ten lie between them.
+
+    >>> log_axis_threes(0.0, 2.2)["ticktext"]
+    ['1', '3', '10', '30', '100']
+    """
+    powers = range(math.floor(low), math.ceil(high) + 1)
+    values = [digit * 10.0**power for power in powers for digit in (1, 3)]
+    fitting = [one for one in values if low <= math.log10(one) <= high]
+    if not 4 <= len(fitting) <= 8:
+        return log_axis_ticks(low, high)
+    return {"tickvals": fitting, "ticktext": [f"{one:g}" for one in fitting]}
+
+
 def log_ticks(low: float, high: float, most: int = 7) -> dict[str, list[Any]]:
     """Return ticks between two logarithms: powers of ten, 1-2-5 where few of those fit, else even numbers.
 

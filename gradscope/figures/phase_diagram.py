@@ -10,7 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from gradscope import theory
-from gradscope.errors import InvalidValueError
+from gradscope.errors import GradscopeError, InvalidValueError
 from gradscope.figures import axes, style, wording
 from gradscope.figures.decimate import spread
 from gradscope.figures.phases import (
@@ -28,12 +28,18 @@ if TYPE_CHECKING:
     from gradscope.runs import Run
 
 HEADING = "Phases of signal propagation"
+HEIGHTS = {"showgrid": False, "zeroline": False}
 EDGE = "edge of chaos, χ = 1"
 MOST_POINTS = 400
 REACH = (0.15, 0.5)
 """Decades of the factor per layer to which the colours reach at least and at most: beyond, few layers are too many."""
 WIDE = 12.0
 """Ratio of greatest and least weight variance above which their axis is logarithmic."""
+LEAST_SIZE = 8.0
+GROWTH = (4.0, 20.0)
+"""Pixels by which the marker of a layer is wider than that of the layer before, and of the last than the first."""
+ROOM = 0.07
+"""Part of the plot's height left below a bias variance of zero, where layers without biases lie."""
 
 
 def phase_diagram(
@@ -57,7 +63,7 @@ def phase_diagram(
         run: A run that recorded ``weight_rms``; None draws the plane alone.
         step: A recorded step; the first where None.
         activation: Name of an activation; that of most layers where None, ``tanh`` without a run.
-        weight_var: Least and greatest weight variance; chosen to show the layers where None.
+        weight_var: Least and greatest weight variance; chosen to show the layers and the edge of chaos where None.
         bias_var: Least and greatest bias variance.
         layer_bias_var: Bias variance of the layers, where neither the run nor its configuration says it.
         theme: ``light`` or ``dark``.
@@ -73,7 +79,8 @@ def phase_diagram(
         return style.message(HEADING, "the activation functions of this run were not recognised", theme)
     theory.activation_of(chosen)
     inside = points[(points["activation"] == chosen) & (points["norm"] == "none")] if len(points) else points
-    across, up = weight_var or _across(inside, chosen), bias_var or _up(inside)
+    up = bias_var or _up(inside)
+    across = weight_var or _across(inside, chosen, up)
     for name, (low, high) in {"weight_var": across, "bias_var": up}.items():
         if not 0 <= low < high < math.inf:
             raise InvalidValueError(f"{name} must go from a number of at least 0 to a greater one, not {(low, high)}")
@@ -87,14 +94,28 @@ def phase_diagram(
     return figure
 
 
-def _across(points: pd.DataFrame, activation: str) -> Range:
-    """Return weight variances around the layers and the usual ones; on a log axis where the layers lie far off."""
-    usual = (0.5, 20.0) if activation == "sigmoid" else (0.5, 4.0)
+def _across(points: pd.DataFrame, activation: str, up: Range) -> Range:
+    """Return weight variances around the layers, the edge of chaos and the usual ones."""
+    low, high = (1.0, 20.0) if activation == "sigmoid" else (0.5, 4.0)
+    edge = _critical(activation, up)
+    if edge:
+        low = low if min(edge) > low else 0.75 * min(edge)
+        high = high if max(edge) < high else 1.5 * max(edge)
     if points.empty:
-        return usual
+        return low, high
     least, most = float(points["weight_var"].min()), float(points["weight_var"].max())
-    low = usual[0] if least > usual[0] * 1.1 else max(least / 2, 1e-6)
-    return low, max(usual[1], most * 1.25)
+    return (low if least > low * 1.1 else max(least / 2, 1e-6)), max(high, most * 1.25)
+
+
+def _critical(activation: str, up: Range) -> list[float]:
+    """Return the weight variances of the edge of chaos at the least and the greatest bias variance that have one."""
+    found = []
+    for bias in up:
+        try:
+            found.append(theory.critical(activation, bias))
+        except GradscopeError:
+            continue
+    return found
 
 
 def _up(points: pd.DataFrame) -> Range:
@@ -162,19 +183,21 @@ def _add_edge(figure: go.Figure, edge: pd.DataFrame, theme: str) -> None:
 
 
 def _add_layers(figure: go.Figure, points: pd.DataFrame) -> None:
-    rows = points.iloc[spread(len(points), MOST_POINTS)]
+    # Wider with depth and the widest first: layers that lie in one place are rings around each other.
+    rows = points.iloc[spread(len(points), MOST_POINTS)].iloc[::-1]
+    growth = min(GROWTH[0], GROWTH[1] / max(1, len(rows) - 1))
     figure.add_scatter(
         x=rows["weight_var"],
         y=rows["bias_var"],
         mode="markers",
-        name="hidden layers, first (dark) to last (bright)",
+        name="hidden layers, first (small, dark) to last (large, bright)",
         showlegend=True,
         cliponaxis=False,
         marker={
-            "size": 9,
+            "size": LEAST_SIZE + growth * np.arange(len(rows))[::-1],
             "color": rows["depth"],
             "colorscale": "Viridis",
-            "line": {"color": "#ffffff", "width": 1.2},
+            "line": {"color": "#ffffff", "width": min(1.2, growth / 4)},
         },
         customdata=np.column_stack([rows["layer"], rows["depth"]]),
         hovertemplate="%{customdata[0]}, depth %{customdata[1]}"
@@ -186,14 +209,14 @@ def _style(figure: go.Figure, across: Range, up: Range, log: bool) -> None:
     settings: dict[str, Any] = {"title": {"text": "Weight variance σ<sub>w</sub>² (times fan in)"}, "showgrid": False}
     if log:
         ends = (math.log10(across[0]), math.log10(across[1]))
-        settings |= {"type": "log", "range": list(ends), **axes.log_axis_ticks(*ends)}
+        settings |= {"type": "log", "range": list(ends), **axes.log_axis_threes(*ends)}
     else:
         settings |= {"range": list(across)}
     lines = len(figure.layout.title.subtitle.text.split("<br>"))
-    # A little room below: points of layers without biases lie on the border.
+    below = ROOM * (up[1] - up[0]) if up[0] == 0 else 0.0
     figure.update_layout(
         xaxis=settings,
-        yaxis={"title": {"text": "Bias variance σ<sub>b</sub>²"}, "range": list(up), "showgrid": False},
+        yaxis={"title": {"text": "Bias variance σ<sub>b</sub>²"}, "range": [up[0] - below, up[1]], **HEIGHTS},
         margin={"t": 46 + 18 * lines, "b": 84},
         showlegend=True,
     )

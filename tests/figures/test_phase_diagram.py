@@ -6,7 +6,7 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 
-from gradscope import figures
+from gradscope import figures, theory
 from gradscope.errors import InvalidTypeError, InvalidValueError, UnknownNameError
 from gradscope.runs import Run, Writer
 from gradscope.spec import LayerSpec, MetricSpec
@@ -105,6 +105,33 @@ def test_layers_far_off_make_the_axis_logarithmic() -> None:
     figure = figures.phase_diagram(activation="relu", weight_var=(0.01, 4.0))
     assert figure.layout.xaxis.type == "log"
     assert list(figure.layout.xaxis.range) == pytest.approx([-2.0, np.log10(4.0)])
+
+
+def test_the_edge_of_sigmoid_is_shown() -> None:
+    figure = figures.phase_diagram(activation="sigmoid")
+    edge, name = traces(figure, "lines")
+    assert (min(edge.x), max(edge.x)) == (pytest.approx(103.0076, rel=1e-4), pytest.approx(103.4895, rel=1e-4))
+    assert name.showlegend
+    assert figure.layout.xaxis.type == "log"
+    assert figure.layout.xaxis.range[1] > np.log10(150)
+    assert list(figure.layout.xaxis.ticktext) == ["1", "3", "10", "30", "100"]
+
+
+@pytest.mark.parametrize("activation", ["tanh", "selu", "softsign", "gelu"])
+def test_the_edge_lies_within_the_axis(activation: str) -> None:
+    figure = figures.phase_diagram(activation=activation)
+    ends = figure.layout.xaxis.range
+    ends = np.power(10.0, ends) if figure.layout.xaxis.type == "log" else ends
+    assert ends[0] < theory.critical(activation, 0.2) < ends[1]
+
+
+def test_layers_in_one_place_are_rings_and_have_room_below(tmp_path: Path) -> None:
+    figure = figures.phase_diagram(write(tmp_path / "a", init="xavier"))
+    (points,) = traces(figure, "markers")
+    assert list(points.y) == [0.0, 0.0, 0.0]
+    assert list(points.marker.size) == [16.0, 12.0, 8.0]
+    assert list(points.marker.color) == [3, 2, 1]
+    assert figure.layout.yaxis.range == pytest.approx((-0.014, 0.2))
 
 
 def test_layers_of_another_kind_are_counted(tmp_path: Path) -> None:
