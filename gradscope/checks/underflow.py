@@ -89,7 +89,7 @@ def _would_be_lost(small: pd.DataFrame) -> str:
     most = late(small)
     if not (most > rule.HALF).any():
         return ""
-    return f", which would round up to {float(most.max()):.0%} of the error signal of a layer to zero"
+    return f", which would round to zero up to {float(most.max()):.0%} of the entries of a layer's output gradient"
 
 
 def _rest(share: pd.Series[float], size: pd.Series[float]) -> pd.Series[float]:

@@ -145,7 +145,8 @@ def test_zeros_of_a_relu_in_half_precision_are_its_own(write: Write) -> None:
 def test_what_half_precision_would_lose_is_said(write: Write) -> None:
     run = write({"fp16_underflow_fraction": rows(0.9, 0.1)}, environment={"dtype": "torch.float32"})
     assert diagnose(run, "underflow").not_applicable["underflow"].reason == (
-        "the network does not compute in float16, which would round up to 90% of the error signal of a layer to zero"
+        "the network does not compute in float16, which would round to zero up to 90% of the entries of a layer's "
+        "output gradient"
     )
 
 
