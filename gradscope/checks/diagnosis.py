@@ -71,13 +71,30 @@ def diagnose(run: Run, checks: Iterable[str] | None = None) -> Findings:
     own = own_checks()
     chosen = [*CHECKS, *own] if checks is None else _chosen(checks, [*CHECKS, *own])
     results = {code: CHECKS[code](run) if code in CHECKS else tried(own[code], run) for code in chosen}
+    empty = _unrecorded(run)
+    if empty:  # what found nothing had nothing to look at
+        results = {code: result or NotApplicable("no layer was recorded") for code, result in results.items()}
     found = [one for result in results.values() if isinstance(result, list) for one in result]
     return Findings(
         run=run.name,
         findings=tuple(sorted(found, key=by_urgency)),
         healthy=tuple(code for code, result in results.items() if result == []),
         not_applicable={code: result for code, result in results.items() if isinstance(result, NotApplicable)},
+        unrecorded=empty,
     )
+
+
+def _unrecorded(run: Run) -> str:
+    """Say why a run holds no rows of layers; empty where it holds some."""
+    if any(run.steps(rank=rank) for rank in run.ranks):
+        return ""
+    if run.specs:
+        return "run.json lists layers, but the run's layers/ folder holds no rows"
+    if run.error:
+        return f"the run {run.status}: {run.error.strip().splitlines()[-1]}"
+    told = run.events
+    told = told.loc[told["kind"] == "probe", "text"]
+    return str(told.iloc[-1]) if len(told) else f"the run is {run.status}, and its events give no reason"
 
 
 def _chosen(codes: Iterable[str], known: Sequence[str]) -> list[str]:

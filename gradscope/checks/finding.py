@@ -100,12 +100,14 @@ class Findings:
         findings: Worst first.
         healthy: Codes of the checks that were made and found nothing.
         not_applicable: Codes of the checks that could not be made, with the reason.
+        unrecorded: Why the run holds no rows of layers, as far as it tells; empty where it holds some.
     """
 
     run: str
     findings: tuple[Finding, ...]
     healthy: tuple[str, ...] = ()
     not_applicable: Mapping[str, NotApplicable] = field(default_factory=dict)
+    unrecorded: str = ""
 
     def __iter__(self) -> Iterator[Finding]:
         return iter(self.findings)
@@ -149,6 +151,8 @@ class Findings:
         count, made = len(self.findings), len(self.healthy)
         if count:
             return "1 finding" if count == 1 else f"{count} findings"
+        if self.unrecorded:
+            return f"no layer was recorded, so none could be checked: {self.unrecorded}"
         if not self.not_applicable:
             return "nothing found"
         checks = made + len(self.not_applicable)

@@ -68,7 +68,8 @@ def test_what_could_not_be_told(record: Callable[..., Run]) -> None:
 
 def test_where_no_check_could_be_made(record: Callable[..., Run]) -> None:
     assert str(diagnose(record({}))) == (
-        "Diagnosis of run 'patient': no check could be made\n\n"
+        "Diagnosis of run 'patient': no layer was recorded, so none could be checked: the run is finished, "
+        "and its events give no reason\n\n"
         "Could not be examined:\n"
         "  non-finite: nothing has been recorded yet\n"
         "  vanishing: no output gradient has been recorded yet\n"
