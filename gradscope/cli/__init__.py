@@ -211,8 +211,8 @@ def check(
     (model, x, y), (model, x, y, loss_fn). Inputs that it leaves out are standard
     normal, targets random. Nothing is trained.
 
-    Exit code 0: nothing as bad as --fail-on was found; 1: something was; 2: it
-    could not be examined, and why is on the error stream.
+    Exit code 0: nothing as bad as --fail-on was found; 1: something was; 2: it,
+    or one of the runs, could not be examined, and why is on the error stream.
 
     [bold]Examples[/bold]
 
@@ -229,7 +229,12 @@ def check(
         from gradscope.cli.check import Batch, examine, shape_of
 
         batch = Batch(batch_size, None if shape is None else shape_of(shape), seed)
-        examined = examine(target, batch)
+        examined, left_out = examine(target, batch)
+        failed = [f"{one.name} failed: {one.failure}" for one in examined if one.failure]
+        empty = [one for one in examined if one.findings.unrecorded]
+        unseen = [f"{one.name} could not be examined: {one.findings.unrecorded}" for one in empty if not one.failure]
+        for remark in [*left_out, *failed, *unseen]:
+            error_console.print(Text(f"gradscope: {remark}"), soft_wrap=True)
         report = reports.FORMATS[form.value](examined, fail_on.value)
         if output is not None:
             write_text(output, report)
@@ -238,6 +243,8 @@ def check(
     severities = [finding.severity for one in examined for finding in one.findings]
     if any(reports.failing(severity, fail_on.value) for severity in severities):
         raise typer.Exit(1)
+    if left_out or empty:
+        raise typer.Exit(2)
 
 
 @app.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from traceback import format_exception
 from typing import TYPE_CHECKING, Any
 
 from gradscope.cli.arguments import function as find_function
-from gradscope.errors import InvalidTypeError, InvalidValueError
+from gradscope.errors import InvalidTypeError, InvalidValueError, RunFormatError
 from gradscope.runs.format import DESCRIPTION
 from gradscope.runs.store import Store
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from gradscope.checks import Findings
+    from gradscope.runs import Run
 
 RETURNS = "a model, (model, x), (model, x, y) or (model, x, y, loss_fn)"
 
@@ -32,12 +34,14 @@ class Examined:
         file: The script or the folder of the run.
         line: Line of the function in the script; 1 for a run.
         findings: The result.
+        failure: Last line of what ended a run that failed; empty elsewhere.
     """
 
     name: str
     file: str
     line: int
     findings: Findings
+    failure: str = ""
 
 
 @dataclass(frozen=True)
@@ -55,13 +59,16 @@ class Batch:
     seed: int
 
 
-def examine(target: str, batch: Batch) -> list[Examined]:
+def examine(target: str, batch: Batch) -> tuple[list[Examined], list[str]]:
     """Diagnose the runs in a folder, or a model before its first step.
 
     Args:
         target: A run, a folder of runs, ``script.py:function`` or ``module:function``. The function is called without
             arguments and returns a model, (model, x), (model, x, y) or (model, x, y, loss_fn).
         batch: How to draw what the function left out: inputs from the standard normal law, targets at random.
+
+    Returns:
+        What was examined, and what to say of each run that cannot be read.
 
     Raises:
         InvalidValueError: The target is none of these, or the function fails.
@@ -72,7 +79,7 @@ def examine(target: str, batch: Batch) -> list[Examined]:
         return _recorded(target)
     if ":" not in target:
         raise InvalidValueError(f"{target!r} is neither a run, nor a folder of runs, nor script.py:function")
-    return [_made(target, find_function(target), batch)]
+    return [_made(target, find_function(target), batch)], []
 
 
 def shape_of(text: str) -> tuple[int, ...]:
@@ -90,13 +97,28 @@ def shape_of(text: str) -> tuple[int, ...]:
     return tuple(int(one) for one in sizes)
 
 
-def _recorded(target: str) -> list[Examined]:
-    from gradscope.checks import diagnose
+def _recorded(target: str) -> tuple[list[Examined], list[str]]:
     from gradscope.runs import Run, load
 
-    found = load(target)
-    runs = [found] if isinstance(found, Run) else list(found)
-    return [Examined(run.name, run.path, 1, diagnose(run)) for run in runs]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "left out a run that cannot be read")  # said below
+        found = load(target)
+    if isinstance(found, Run):
+        return [_diagnosed(found)], []
+    examined, left_out = list[Examined](), [f"left out {name}: {error}" for name, error in found.broken.items()]
+    for run in found:
+        try:
+            examined.append(_diagnosed(run))
+        except RunFormatError as error:
+            left_out.append(f"left out {run.name}: {error}")
+    return examined, left_out
+
+
+def _diagnosed(run: Run) -> Examined:
+    from gradscope.checks import diagnose
+
+    failure = (run.error or "unknown").strip().splitlines()[-1] if run.status == "failed" else ""
+    return Examined(run.name, run.path, 1, diagnose(run), failure)
 
 
 def _made(target: str, make: Callable[[], Any], batch: Batch) -> Examined:
