@@ -68,7 +68,8 @@ def sweep_map_frame(
         Columns x, y, facet (values of the configuration keys that ``frame.attrs["axes"]`` names), rate
         (median decay per layer over the runs of the cell), mark (a rate of exactly zero, one that is not a
         number, or -2 where a run failed before its first recorded step and no other has a rate), runs (how
-        many) and run (the name of the one whose decay is the median, for a click).
+        many have a rate, of which it is the median), total (how many there are, those that failed or have no rate
+        included) and run (the name of the one whose decay is the median, for a click).
         ``frame.attrs["pooled"]`` lists the configuration keys that vary within cells.
     """
     listed = named(runs)
@@ -81,7 +82,7 @@ def sweep_map_frame(
     table = pd.DataFrame(rows, columns=[*axes, "run", "rate", "failed", "place"])
     groups = list(table.groupby(list(axes), sort=False))
     cells = [_cell(key, group) for key, group in groups]
-    frame = pd.DataFrame(cells, columns=[*axes, "rate", "mark", "runs", "run"])
+    frame = pd.DataFrame(cells, columns=[*axes, "rate", "mark", "runs", "total", "run"])
     frame.attrs["axes"] = axes
     # A key on an axis varies within a cell at most in type, such as 4 and "4".
     within = {key for _, group in groups for key in varying([listed[row][1] for row in group["place"]], ())}
@@ -133,7 +134,7 @@ def _cell(key: Any, group: pd.DataFrame) -> dict[str, Any]:
     rate = float(rates[below] if known % 2 else np.sqrt(rates[below] * rates[known // 2 % len(rates)]))
     mark = FAILED.code if not known and group["failed"].any() else int(mk.classify(np.array([rate]), log=True)[0])
     axes = dict(zip(("x", "y", "facet"), key, strict=True))
-    return axes | {"rate": rate, "mark": mark, "runs": len(group), "run": ordered["run"][below]}
+    return axes | {"rate": rate, "mark": mark, "runs": known, "total": len(group), "run": ordered["run"][below]}
 
 
 def in_order(values: Iterable[Any]) -> list[Any]:

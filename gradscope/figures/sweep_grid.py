@@ -117,6 +117,8 @@ def _hover(cells: pd.DataFrame, row: Any, column: Any) -> str:
         return ""
     cell = cells.loc[(row, column)]
     several = f"median of {cell['runs']} runs" if cell["runs"] > 1 else "one run"
+    aside = cell["total"] - max(cell["runs"], 1)
+    several += f", {aside} more without a decay rate" if aside else ""
     rate = "no decay rate" if math.isnan(cell["rate"]) else f"decay {wording.number(cell['rate'])} per layer"
     if cell["mark"] == FAILED.code:
         rate = "failed before the first recorded step"
@@ -135,7 +137,8 @@ def _style(
     plain = frame.loc[frame["mark"] == mk.PLAIN, "rate"]
     reach = max(0.05, float(np.abs(np.log10(plain)).max())) if len(plain) else 1.0
     at = "last" if last else "first"
-    heading = f"{_pooled(frame.attrs['pooled'])}at the {at} recorded step; below 1 the error signal vanishes"
+    pooled = _pooled(frame.attrs["pooled"], frame["runs"].tolist())
+    heading = f"{pooled}at the {at} recorded step; below 1 the error signal vanishes"
     text = {"text": "Decay of the output gradient per layer", "subtitle": {"text": heading}}
     figure.update_layout(
         template=style.template(theme),
@@ -165,16 +168,20 @@ def _places(values: list[Any]) -> dict[str, Any]:
     return {"tickvals": list(range(len(values))), "ticktext": [wording.short(str(one), 20) for one in values]}
 
 
-def _pooled(keys: list[str]) -> str:
-    """Say over what the cells take the median.
+def _pooled(keys: list[str], runs: list[int]) -> str:
+    """Say of how many runs the cells take the median, and over what.
 
-    >>> _pooled([]), _pooled(["activation", "seed"])
-    ('', 'median over activation, seed, ')
+    >>> _pooled([], [1, 0]), _pooled(["activation", "seed"], [2, 1, 3, 0]), _pooled([], [2])
+    ('', 'median of 1 to 3 runs over activation, seed, ', 'median of 2 runs with one configuration, ')
     """
-    if not keys:
+    counts = sorted({one for one in runs if one})
+    if not counts or counts[-1] == 1:
         return ""
+    many = " to ".join(str(one) for one in dict.fromkeys((counts[0], counts[-1])))
+    if not keys:
+        return f"median of {many} runs with one configuration, "
     shown = [wording.short(key, 20) for key in keys[:4]]
-    return f"median over {', '.join(shown)}{f' and {len(keys) - 4} more' if len(keys) > 4 else ''}, "
+    return f"median of {many} runs over {', '.join(shown)}{f' and {len(keys) - 4} more' if len(keys) > 4 else ''}, "
 
 
 def _ticks(reach: float) -> dict[str, list[Any]]:

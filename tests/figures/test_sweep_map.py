@@ -49,7 +49,7 @@ def test_a_run_that_failed_before_its_first_step_says_so(mixed: Runs) -> None:
 
 def test_the_subtitle_names_what_is_pooled(sweep: Runs) -> None:
     text = figures.sweep_map(sweep, x="depth", y="init", facet="activation").layout.title.subtitle.text
-    assert text == "median over seed, at the first recorded step; below 1 the error signal vanishes"
+    assert text == "median of 3 runs over seed, at the first recorded step; below 1 the error signal vanishes"
     chosen = sweep.select(seed=0)
     text = figures.sweep_map(chosen).layout.title.subtitle.text
     assert text == "at the first recorded step; below 1 the error signal vanishes"
@@ -58,3 +58,14 @@ def test_the_subtitle_names_what_is_pooled(sweep: Runs) -> None:
 def test_numbers_grow_upwards_and_words_read_downwards(sweep: Runs) -> None:
     assert figures.sweep_map(sweep, x="init", y="depth").layout.yaxis.autorange is True
     assert figures.sweep_map(sweep).layout.yaxis.autorange == "reversed"
+
+
+def test_runs_without_a_configuration_are_counted_and_failed_ones_are_not(tmp_path: Path) -> None:
+    for seed in range(2):
+        synthetic_runs.write(tmp_path / str(seed), depth=4, seed=0, config={})
+    Writer(str(tmp_path / "dead"), metrics=synthetic_runs.METRICS, config={}).close("failed", "no")
+    figure = figures.sweep_map(synthetic_runs.open_runs(tmp_path))
+    assert figure.layout.title.subtitle.text == (
+        "median of 2 runs with one configuration, at the first recorded step; below 1 the error signal vanishes"
+    )
+    assert cells(figure)[0].hovertext[0][0].endswith("median of 2 runs, 1 more without a decay rate")
