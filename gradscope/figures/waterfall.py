@@ -187,7 +187,7 @@ def _subtitle(run: Run, step: int | None, shown: int, layers: int) -> str:
 
 
 def summary(sums: Totals) -> str:
-    """Say in a line what each kind of factor contributes, and how much of it all is the largest's.
+    """Say in a line what each kind of factor contributes; the part of the largest where none works against another.
 
     >>> summary(Totals(weights=-0.3, paths=0.0, pooling=0.0, activation=-2.7, normalization=0.0, unsplit=0.0))
     '−3.00 decades from head to first layer: weights −0.30, activation −2.70 (90 %)'
@@ -196,10 +196,13 @@ def summary(sums: Totals) -> str:
     if not math.isfinite(whole):
         return "no total: a factor is exactly zero, infinite or undefined"
     parts = []
+    values = [getattr(sums, kind) for kind in KINDS]
+    # A share of what partly cancels would be read as a part of the whole.
+    shared = min(values) > -0.005 or max(values) < 0.005
     for kind in KINDS:
         value = getattr(sums, kind)
         if abs(value) >= 0.005:
-            share = f" ({sums.fraction(kind):.0%})".replace("%", " %") if kind == sums.largest else ""
+            share = f" ({sums.fraction(kind):.0%})".replace("%", " %") if shared and kind == sums.largest else ""
             parts.append(f"{LABELS[kind]} {_signed(value)}{share}")
     return f"{_signed(whole)} decades from head to first layer: {', '.join(parts) or 'no kind of factor does anything'}"
 

@@ -91,13 +91,15 @@ def test_the_subtitle_says_what_does_most(tmp_path: Path) -> None:
     text = figures.waterfall(split_run(tmp_path / "split")).layout.title.subtitle.text
     assert text == (
         "split, step 0<br>−3.61 decades from head to first layer: "
-        "weights −1.20, pooling −1.20, activation −2.41 (50 %), normalization +1.20"
+        "weights −1.20, pooling −1.20, activation −2.41, normalization +1.20"
     )
 
 
 def test_totals_that_are_none_are_not_summed_up() -> None:
     nothing = Totals(**dict.fromkeys(KINDS, 0.0))
     assert summary(nothing) == "+0.00 decades from head to first layer: no kind of factor does anything"
+    opposed = Totals(**(dict.fromkeys(KINDS, 0.0) | {"weights": 2.08, "activation": -1.8}))
+    assert summary(opposed) == "+0.28 decades from head to first layer: weights +2.08, activation −1.80"
     broken = Totals(**(dict.fromkeys(KINDS, 0.0) | {"weights": math.nan}))
     assert summary(broken) == "no total: a factor is exactly zero, infinite or undefined"
 
