@@ -135,7 +135,7 @@ def gradient_flow(
     last = max((int(frame["depth"].max()) for frame in frames if len(frame)), default=1)
     frames = [bounded(frame, spec.scale == "log", part.x) for frame in frames]
     found = mk.kinds(frame["mark"].to_numpy() for frame in frames)
-    text = _subtitle(names, runs, shown, metric)
+    text = _subtitle(names, runs, steps, metric)
     text += f"; {given - len(runs)} without a value left out" if len(runs) < given else ""
     overlay = predicted(runs[0], shown, metric, theory)
     lines = [text, *overlay.lines(runs[0].trunk[:-1], shown)]
@@ -179,9 +179,11 @@ def rate_text(decay: Decay | None) -> str:
     return wording.number(decay.rate) if decay is not None and known else "no decay rate"
 
 
-def _subtitle(names: Sequence[str], runs: Sequence[Run], step: int, metric: str) -> str:
+def _subtitle(names: Sequence[str], runs: Sequence[Run], steps: Sequence[int], metric: str) -> str:
+    step = steps[0]
     if len(runs) > 1:
-        return f"{len(runs)} runs at step {step}" + ("; decay per layer" if metric == SIGNAL else "")
+        near = "" if len(set(steps)) == 1 else " (nearest recorded)"
+        return f"{len(runs)} runs at step {step}{near}" + ("; decay per layer" if metric == SIGNAL else "")
     start = f"{wording.short(names[0], 60)}, step {step}"
     return start if metric != SIGNAL else f"{start}<br>{_decay_text(_decay(runs[0], step))}"
 

@@ -85,6 +85,7 @@ def test_further_runs_use_their_nearest_step(plain: Run, sweep: Runs) -> None:
     other = next(iter(sweep))
     figure = figures.gradient_flow([plain, other], 100)
     assert " · step 50" in figure.data[-1].name
+    assert " (nearest recorded); decay per layer" in figure.layout.title.subtitle.text
 
 
 def test_one_mark_per_column_whatever_the_length(folder: Path) -> None:
