@@ -43,17 +43,15 @@ def numbers_frame(run: Run, step: int | None = None) -> pd.DataFrame:
     factor = math.sqrt(found.chi) if found.chi >= 0 else math.nan
     rows = [
         ("activation" if norm == "none" else f"activation, after {norm} norm", name, ""),
-        (
-            "weight variance; edge of chaos in theory",
-            _edge(name, bias_var) if norm == "none" else ABSENT,
-            number(weight_var),
-        ),
+        ("weight variance", "", number(weight_var)),
+        ("weight variance of the edge of chaos", _edge(name, bias_var) if norm == "none" else ABSENT, ""),
         ("bias variance", "", number(bias_var) if points["known"].all() else "not recorded"),
         ("phase", phase(found.chi), ""),
         ("mean square q of a layer's output", _text(found.q), _length(run, step)),
         ("gradient's factor per layer, √χ", _text(factor), _rate(run, step)),
         ("depth scale ξ of the correlation, in layers", _text(found.xi_c), ""),
-        ("hidden layers; in theory about 6 ξ can train", _text(trainable_depth(found)), f"{len(run.trunk[:-1])}"),
+        ("hidden layers that can train, about 6 ξ", _text(trainable_depth(found)), ""),
+        ("hidden layers", "", f"{len(run.trunk[:-1])}"),
     ]
     remarks = [found.status, SKIPS if has_skips(run) else ""]
     rows += [("remark", one, "") for one in remarks if one]

@@ -42,15 +42,17 @@ def test_numbers_of_theory_stand_beside_what_was_measured(tmp_path: Path) -> Non
     rows = numbers_frame(write(tmp_path / "a")).set_index("quantity")
     assert rows["theory"].to_dict() == {
         "activation": "tanh",
-        "weight variance; edge of chaos in theory": "1.76",
+        "weight variance": "",
+        "weight variance of the edge of chaos": "1.76",
         "bias variance": "",
         "phase": "chaotic",
         "mean square q of a layer's output": "1.06",
         "gradient's factor per layer, √χ": "1.06",
         "depth scale ξ of the correlation, in layers": "11.8",
-        "hidden layers; in theory about 6 ξ can train": "70.8",
+        "hidden layers that can train, about 6 ξ": "70.8",
+        "hidden layers": "",
     }
-    assert rows["measured"].tolist() == ["", "2.5", "0.05", "", "0.81", "0.8", "", "4"]
+    assert rows["measured"].tolist() == ["", "2.5", "", "0.05", "", "0.81", "0.8", "", "", "4"]
     late = numbers_frame(write(tmp_path / "b"), 10).set_index("quantity")
     assert late["measured"].iloc[1] == "5"
 
