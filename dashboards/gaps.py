@@ -63,7 +63,7 @@ def _layers(coverage: pd.DataFrame) -> dmc.Stack:
     if coverage.empty:
         return _column("What was not recorded", "The run holds no account of it.", None)
     if missing.empty:
-        return _column("What was not recorded", "Everything was recorded.", None)
+        return _column("What was recorded", "Everything was recorded.", None)
     all_layers = coverage["layer"].nunique()
     told = (
         f"{missing['layer'].nunique()} of {all_layers} {'layer' if all_layers == 1 else 'layers'} not wholly recorded"

@@ -15,7 +15,7 @@ from gradscope.runs import Run
 
 NUMERIC = {"filter": "agNumberColumnFilter", "type": "rightAligned"}
 TEXTS = ("decay_text", "decades_text", "final_loss_text")
-OWN = ("name", "given", "status", "decay", "decades", "final_loss", "error", "href", "place", *TEXTS)
+OWN = ("name", "given", "status", "decay", "decades", "final_loss", "error", "cause", "href", "place", *TEXTS)
 """Columns of the table itself: a key of a configuration that is called like one of them is told apart."""
 
 
@@ -25,7 +25,8 @@ def row(name: str, run: Run) -> dict[str, Any]:
     Numbers are columns to sort by, their ``*_text`` what is shown: JSON has neither NaN nor infinity.
     """
     try:
-        shown = {"name": name, "given": given_name(name, run), "status": run.status, "error": run.error or ""}
+        shown = {"name": name, "given": given_name(name, run), "status": run.status}
+        shown |= {"error": run.error or "", "cause": cause(run.error or "")}
         return {**_config(run), **_results(run), **shown}
     except GradscopeError as error:
         return unreadable(name, str(error))
@@ -36,9 +37,18 @@ def given_name(name: str, run: Run) -> str:
     return "" if run.name in (name, name.rsplit("/", 1)[-1]) else run.name
 
 
+def cause(error: str) -> str:
+    r"""Return the last line of a traceback: the cause.
+
+    >>> cause("Traceback (most recent call last):\n  ...\nValueError: no data\n"), cause("")
+    ('ValueError: no data', '')
+    """
+    return next((line.strip() for line in reversed(error.splitlines()) if line.strip()), "")
+
+
 def unreadable(name: str, error: str) -> dict[str, Any]:
     """Return the row of a run that cannot be read."""
-    return {"name": name, "status": "unreadable", "error": error}
+    return {"name": name, "status": "unreadable", "error": error, "cause": error}
 
 
 def _config(run: Run) -> dict[str, Any]:
@@ -103,7 +113,10 @@ def columns(table: Iterable[dict[str, Any]], state: RunsState) -> list[dict[str,
     known = [one for one in listed if one["status"] != "unreadable"]
     keys.sort(key=lambda key: len({str(one.get(key)) for one in known}) == 1)
     given = [{"field": "given", "headerName": "Name given", "width": 160, "tooltipField": "given"}]
-    errors = [{"field": "error", "headerName": "Error", "width": 320, "tooltipField": "error"}]
+    # The head of a traceback is the same for all; the whole stands in the tooltip, and is what is searched.
+    shown = {"function": "params.data.cause"}
+    base = {"field": "error", "headerName": "Error", "width": 320, "tooltipField": "error"}
+    errors = [base | {"valueFormatter": shown}]
     defs = [
         {
             "field": "name",

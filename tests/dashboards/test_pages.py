@@ -77,6 +77,16 @@ def test_a_run_that_cannot_be_read_is_a_row(tmp_path: Path) -> None:
     assert [one["field"] for one in table.columns(by_name.values(), RunsState())][1:3] == ["status", "error"]
 
 
+def test_the_error_of_a_run_is_its_cause(tmp_path: Path) -> None:
+    text = 'Traceback (most recent call last):\n  File "a.py", line 1\nValueError: no data\n'
+    Writer(str(tmp_path / "a"), metrics=synthetic_runs.METRICS, config={}).close("failed", text)
+    rows = table.rows(Source(str(tmp_path)))
+    assert rows[0]["cause"] == "ValueError: no data"
+    assert rows[0]["error"].startswith("Traceback")
+    (shown,) = [one for one in table.columns(rows, RunsState()) if one["field"] == "error"]
+    assert shown["valueFormatter"] == {"function": "params.data.cause"}
+
+
 def test_an_empty_folder_says_how_to_record(tmp_path: Path) -> None:
     source = Source(str(tmp_path))
     page = runs.answer(source, RunsState(), None)
@@ -301,6 +311,8 @@ def test_a_run_without_gaps_says_so(tmp_path: Path) -> None:
     writer.close()
     text = words(gaps.gaps_panel(Source(str(tmp_path)).runs["whole"]))
     assert "Everything was recorded." in text
+    assert "What was recorded" in text
+    assert "What was not recorded" not in text
 
 
 def test_a_step_that_was_not_recorded_is_said(source: Source) -> None:
