@@ -184,7 +184,7 @@ class Probe:
         try:
             self._keep_unfinished(error)
             self._sink.settle()
-            self._name_idle_optimizers()
+            self._name_idle_optimizers(error)
             self._sink.count_faults()
         except Exception as problem:
             self._fault("all layers", "closing", problem)
@@ -341,7 +341,7 @@ class Probe:
         self._sink.write(recorder, skipped=True, scales=self._loss_scale.resolver())
         self._writer.event(recorder.step, f"step {recorder.step} was not finished: {error}", kind="probe")
 
-    def _name_idle_optimizers(self) -> None:
+    def _name_idle_optimizers(self, error: str | None) -> None:
         """A run without a step is seldom meant: say what would have closed one."""
         if self._step > self._first_step:
             return
@@ -354,6 +354,8 @@ class Probe:
             missing = "the optimizer given to watch never stepped" if self._optimizers else "call probe.step() after it"
             text = f"no step was closed although there was a backward pass: {missing}"
             self._writer.event(self._step, text, kind="probe")
+            if error is None:  # a training that failed in its first step says so itself
+                warnings.warn(text, stacklevel=4)
 
     def _read_parameters(self, recorder: Recorder) -> None:
         self._loss_scale.about_to_read(self._model.parameters())

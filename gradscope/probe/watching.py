@@ -100,6 +100,7 @@ def watch(
     target = unwrap(model)
     found = find_layers(target, layers)
     optimizers = _optimizers(optimizer)
+    _warn_of_strangers(target, optimizers)
     steps = given_pace(every)
     information_every = whole_steps("information_every", information_every)
     scaler, budget = scaler_or_none(scaler), share_of_time(budget)
@@ -154,6 +155,19 @@ def _optimizers(optimizer: object) -> tuple[Optimizer, ...]:
         if not isinstance(one, Optimizer):
             raise InvalidTypeError(f"optimizer is a torch.optim.Optimizer or a list of them, not {type(one).__name__}")
     return found
+
+
+def _warn_of_strangers(model: nn.Module, optimizers: tuple[Optimizer, ...]) -> None:
+    """Name optimizers of other parameters; not an error, as parameters may be added to model or optimizer later."""
+    own = {id(one) for one in model.parameters()}
+    for place, optimizer in enumerate(optimizers, start=1):
+        if not any(id(one) in own for group in optimizer.param_groups for one in group["params"]):
+            which = f"number {place} of {len(optimizers)}, " if len(optimizers) > 1 else ""
+            warnings.warn(
+                f"the optimizer given to watch, {which}{type(optimizer).__name__}, holds none of the model's "
+                "parameters: is it the one that trains this model?",
+                stacklevel=3,
+            )
 
 
 def _config(config: object) -> dict[str, Any]:
