@@ -75,7 +75,8 @@ def test_the_report_reads(of_sigmoid: Trial) -> None:
         "Trial of remedies for vanishing, on copies of MLP\n\n"
         f"As it is: gradient {seen.decay.decades:+.2f} decades ({seen.decay.rate:.3g} per layer), "
         f"spread {seen.spread_decades:+.2f}; loss {seen.loss:.3g}, {of_sigmoid.loss_before:.3g} after 10 steps on this "
-        "batch\n\n1. "
+        "batch\n\nBest first: fewest decades beyond one each of gradient and spread, then lowest loss after the steps."
+        "\n\n1. "
     )
     best = of_sigmoid.best
     assert (
@@ -87,6 +88,12 @@ def test_the_report_reads(of_sigmoid: Trial) -> None:
     assert repr(of_sigmoid) == f"<Trial on copies of MLP: 8 tried, best {best.remedy}>"
     assert repr(best) == f"<{best.remedy}: recovered {best.recovered:.0%}>"
     assert of_sigmoid._repr_html_() == f"<pre>{text}</pre>"
+
+
+def test_decades_beyond_one_each_rank_before_the_loss(of_sigmoid: Trial) -> None:
+    keys = [(round(one.profile.excess, 1), one.loss_after) for one in of_sigmoid]
+    assert keys == sorted(keys)
+    assert min(keys)[0] == 0.0 < max(keys)[0]
 
 
 def test_the_loss_falls_where_the_remedy_helps(of_sigmoid: Trial) -> None:

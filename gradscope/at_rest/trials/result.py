@@ -108,7 +108,7 @@ class Trial:
 
     @property
     def best(self) -> Tried:
-        """The remedy that recovers most; ``best.model`` is the treated copy.
+        """The remedy that ranks first; ``best.model`` is the treated copy.
 
         Raises:
             InvalidValueError: No remedy could be tried.
@@ -159,6 +159,9 @@ class Trial:
             f"As it is: gradient {seen.decay.decades:+.2f} decades ({seen.decay.rate:.3g} per layer), "
             f"spread {seen.spread_decades:+.2f}; loss {seen.loss:.3g}{_later(self.loss_before, self.steps)}",
         ]
+        if len(self.ranked) > 1 and self.goal == "passage":
+            then = "lowest loss after the steps" if self.steps else "fewest in all"
+            lines.append(f"Best first: fewest decades beyond one each of gradient and spread, then {then}.")
         lines += [f"{place}. {one}" for place, one in enumerate(self.ranked, start=1)]
         if self.ranked and self.ranked[0].recovered <= 0.0:
             lines.append("None of them helps.")

@@ -63,15 +63,16 @@ def trial(
 
     Of each treated copy, one forward and one backward pass are measured as ``preflight`` does: the output gradient and
     the spread between samples, over depth, with what theory predicts of them; then, on a further copy, a few steps on
-    the batch show whether its loss falls. Remedies are ranked by the share of the finding that is gone. Let D be the
+    the batch show whether its loss falls. Remedies are ranked by what is left of the finding. Let D be the
     decades between the first and the last hidden layer::
 
         lost = |D(output gradient)| + |D(spread between samples)|        recovered = 1 - lost after / lost before
 
     For a finding about something else, that takes the place of what is lost: the share of dead or saturated units, of
     zeros in the gradient, of what float16 rounds to zero, in the layer that has most; or, where the learning rate is
-    at issue, the loss after the steps. What leaves no more than a decade of each, which no check complains of, is
-    ranked by the loss after the steps.
+    at issue, the loss after the steps. Of gradient and spread only the decades beyond one each, which checks complain
+    of, count for the rank, to a tenth of a decade; among equals, as all are that leave no more than a decade of each,
+    the loss after the steps decides. So what recovers a larger share can rank below what leaves less beyond a decade.
 
     The model is left as it was, bit for bit, and so are all random states. To take a remedy, train ``best.model``; a
     remedy that draws weights only can be taken by ``model.load_state_dict(best.model.state_dict())``.
