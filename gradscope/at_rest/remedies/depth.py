@@ -63,7 +63,17 @@ def shallower(patient: Patient) -> list[Treatment] | NotApplicable:
         for child in one.children:
             delattr(chain, child)
     kept = len(patient.before.hidden) - len(left_out)
-    return [Treatment(f"{len(left_out)} blocks left out, {kept} hidden layers remain", twin)]
+    return [Treatment(_shortened(len(left_out), kept), twin)]
+
+
+def _shortened(left_out: int, kept: int) -> str:
+    """Say what was done.
+
+    >>> _shortened(1, 7), _shortened(8, 1)
+    ('1 block left out, 7 hidden layers remain', '8 blocks left out, 1 hidden layer remains')
+    """
+    blocks = "1 block" if left_out == 1 else f"{left_out} blocks"
+    return f"{blocks} left out, {'1 hidden layer remains' if kept == 1 else f'{kept} hidden layers remain'}"
 
 
 def _too_many(patient: Patient) -> int:
