@@ -86,6 +86,8 @@ def sweep(
             raise KeyboardInterrupt(
                 f"sweep stopped: {kept} of {len(jobs)} runs are finished and kept in {folder!r};"
                 " the same sweep again goes on from there"
+                if Store(folder).is_folder()
+                else f"sweep stopped before any of {len(jobs)} runs began; nothing was written"
             ) from None
     runs = Runs(folder, *read_all(folder, [job.folder.rsplit("/", 1)[-1] for job in jobs]))
     _warn_of_failures(runs)

@@ -339,6 +339,20 @@ def test_ctrl_c_leaves_every_finished_run_and_starts_no_more(tmp_path: Path, wor
     ) in error
 
 
+class Stopped(ThreadPoolExecutor):
+    """Ctrl-C, before anything begins."""
+
+    def submit(self, *args: Any, **kwargs: Any) -> Future[Any]:  # type: ignore[override]
+        raise KeyboardInterrupt
+
+
+def test_a_sweep_stopped_before_its_first_run_points_to_no_folder(tmp_path: Path) -> None:
+    text = "sweep stopped before any of 2 runs began; nothing was written"
+    with Stopped() as executor, pytest.raises(KeyboardInterrupt, match=f"^{text}$"):
+        sweep(lambda out, depth: None, tmp_path / "sweep", depth=[1, 2], executor=executor, progress=False)
+    assert not (tmp_path / "sweep").exists()
+
+
 LEAVES_SOMETHING = """
 import os
 from gradscope.lab.execution import processes
