@@ -92,8 +92,8 @@ def _unrecorded(run: Run) -> str:
         return "run.json lists layers, but the run's layers/ folder holds no rows"
     if run.error:
         return f"the run {run.status}: {run.error.strip().splitlines()[-1]}"
-    told = run.events
-    told = told.loc[told["kind"] == "probe", "text"]
+    events = run.events
+    told = events.loc[events["kind"] == "probe", "text"]
     return str(told.iloc[-1]) if len(told) else f"the run is {run.status}, and its events give no reason"
 
 
