@@ -50,6 +50,13 @@ def test_columns_follow_the_configuration(source: Source) -> None:
     assert {one["headerName"]: one.get("type") for one in defs}["depth"] == "rightAligned"
 
 
+def test_the_decay_is_seen_in_a_narrow_window(source: Source) -> None:
+    defs = table.columns(table.rows(source), RunsState())
+    assert defs[2]["field"] == "decay"
+    # Beside it the column of check boxes, and the edges of the page.
+    assert 48 + sum(one["width"] for one in defs[:3]) <= 760 - 34
+
+
 def test_columns_stay_when_nothing_changed(source: Source) -> None:
     first = runs.answer(source, RunsState(), None)
     again = runs.answer(source, RunsState(), first["fields"])
