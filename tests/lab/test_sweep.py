@@ -342,7 +342,7 @@ def test_ctrl_c_leaves_every_finished_run_and_starts_no_more(tmp_path: Path, wor
 class Stopped(ThreadPoolExecutor):
     """Ctrl-C, before anything begins."""
 
-    def submit(self, *args: Any, **kwargs: Any) -> Future[Any]:  # type: ignore[override]
+    def submit(self, *args: Any, **kwargs: Any) -> Future[Any]:
         raise KeyboardInterrupt
 
 
