@@ -107,6 +107,18 @@ def weight_rms(weight_squares: Squares) -> NDArray[np.float64]:
 
 
 @metric(
+    label="Bias RMS",
+    group="weights",
+    bounds=(0.0, None),
+    degree=1,
+    formula="|b| / sqrt(numel)",
+)
+def bias_rms(bias_squares: Squares) -> NDArray[np.float64]:
+    """Root mean square of the bias before the optimizer step; null without a bias."""
+    return bias_squares.rms
+
+
+@metric(
     label="Update / weight ratio",
     group="weights",
     scale="log",

@@ -48,6 +48,7 @@ POOLED: Mapping[str, Pooling] = {
     "weight_grad_zero_fraction": Pooling("weight", "mean"),
     "bias_grad_norm": Pooling("bias", "norm"),
     "weight_rms": Pooling("weight", "rms"),
+    "bias_rms": Pooling("bias", "rms"),
     "update_ratio": Pooling("weight", "ratio", base="weight_rms"),
 }
 """The metrics that can be pooled; any other metric of a sharded parameter, such as one of a user's own, stays null."""

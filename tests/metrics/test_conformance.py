@@ -163,6 +163,7 @@ def test_the_groups_hold_what_they_should() -> None:
             "weight_grad_zero_fraction",
             "bias_grad_norm",
             "weight_rms",
+            "bias_rms",
             "update_ratio",
         },
         "forward": {"output_mean", "output_std", "output_rms", "sample_spread"},
