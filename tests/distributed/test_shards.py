@@ -33,6 +33,7 @@ def measures(w: NDArray[Any], g: NDArray[Any], dw: NDArray[Any]) -> dict[str, fl
         "weight_grad_zero_fraction": float(np.mean(g == 0)),
         "bias_grad_norm": float(np.linalg.norm(g)),
         "weight_rms": rms["w"],
+        "bias_rms": rms["w"],
         "update_ratio": rms["dw"] / rms["w"] if rms["w"] else None,
     }
 
