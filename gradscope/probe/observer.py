@@ -35,7 +35,7 @@ from gradscope.probe.sink import Sink
 from gradscope.probe.tiers import Scope, add_uncalled
 from gradscope.runs import Run, Writer, load
 from gradscope.runs.coverage import CoverageTable
-from gradscope.runs.given import real, whole
+from gradscope.runs.given import real, warn_always, whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -349,13 +349,13 @@ class Probe:
             idle = [place for place, one in enumerate(self._optimizers) if id(one) not in self._stepped]
             text = f"no step was closed: of {len(self._optimizers)} optimizers, number {idle[0] + 1} never stepped"
             self._writer.event(self._step, text, kind="probe")
-            warnings.warn(text, stacklevel=4)
+            warn_always(text)
         elif self._recorder is not None and self._recorder.saw_gradient:
             missing = "the optimizer given to watch never stepped" if self._optimizers else "call probe.step() after it"
             text = f"no step was closed although there was a backward pass: {missing}"
             self._writer.event(self._step, text, kind="probe")
             if error is None:  # a training that failed in its first step says so itself
-                warnings.warn(text, stacklevel=4)
+                warn_always(text)
 
     def _read_parameters(self, recorder: Recorder) -> None:
         self._loss_scale.about_to_read(self._model.parameters())
