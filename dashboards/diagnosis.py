@@ -60,7 +60,11 @@ def headline(found: Findings) -> str:
     >>> from gradscope.checks.finding import NotApplicable
     >>> headline(Findings("a", (), (), {"vanishing": NotApplicable("no layer")}))
     'No check could be made.'
+    >>> headline(Findings("a", (), unrecorded="call probe.step() after it"))
+    'No layer was recorded, so none could be checked: call probe.step() after it'
     """
+    if found.unrecorded:
+        return f"No layer was recorded, so none could be checked: {found.unrecorded}"
     made = len({*found.codes, *found.healthy})
     total = made + len(found.not_applicable)
     if not made:
