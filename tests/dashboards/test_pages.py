@@ -270,7 +270,7 @@ def test_checks_that_were_not_made_are_no_clean_bill(tmp_path: Path) -> None:
     writer = Writer(str(tmp_path / "fresh"), metrics=synthetic_runs.METRICS)
     page = flow.answer(Source(str(tmp_path)), FlowState(), "light")
     writer.close()
-    assert "No check could be made." in words(page["findings"])
+    assert "No layer was recorded, so none could be checked" in words(page["findings"])
     assert "found nothing wrong" not in words(page["findings"])
 
 
