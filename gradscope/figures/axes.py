@@ -17,6 +17,8 @@ from gradscope.spec import MetricSpec
 # With more entries than this the legend is drawn beside the plot.
 BESIDE = 5
 AXIS_LETTERS = 28
+# Recorded steps that get a tick each.
+FEW = 8
 # Numbers closer together than this have no round ones of few digits between them.
 LEAST_DECADES = 1e-5
 # An axis without a value has no range: plotly would invent ticks from -1 to 6.
@@ -76,6 +78,15 @@ def column_axis(steps: NDArray[np.int64], places: NDArray[np.intp], seen: Range 
         "labelalias": {str(place): f"{steps[place]:,}" for place in places.tolist()},
         "separatethousands": False,
     }
+
+
+def few_steps(steps: NDArray[np.int64]) -> dict[str, Any]:
+    """Return ticks at the steps themselves where they are few: cells reach beyond them, ticks do not.
+
+    >>> few_steps(np.array([0, 40, 80]))["tickvals"], few_steps(np.arange(100))
+    ([0, 40, 80], {})
+    """
+    return {"tickvals": steps.tolist()} if len(steps) <= FEW else {}
 
 
 def step_axis(steps: NDArray[Any], seen: Range | None = None) -> dict[str, Any]:

@@ -211,7 +211,7 @@ def _around(hit: NDArray[np.bool_]) -> slice:
 
 def _axes(figure: go.Figure, whole: Cells, frame: HeatmapFrame, part: Window, scale: bool) -> None:
     last = int(whole.depths[-1]) if len(whole.depths) else 1
-    across = {} if scale else axes.column_axis(whole.steps, frame.places, part.x)
+    across = axes.few_steps(whole.steps) if scale else axes.column_axis(whole.steps, frame.places, part.x)
     figure.update_xaxes(title_text="Step", showgrid=False, ticks="outside", **across)
     labels = {str(row[0]): _row_text(*row) for row in zip(frame.depths, frame.last, frame.names, strict=True)}
     plain: dict[str, Any] = {"exponentformat": "none", "separatethousands": False, "ticks": "", "showgrid": False}
