@@ -54,7 +54,7 @@ def test_what_was_not_recorded_and_checks_not_made(site: Any) -> None:
     expect(gaps).to_contain_text("1 of 1 layer not wholly recorded")
     expect(gaps.locator("td").first).to_have_text("<i>a</i>")
     expect(gaps).to_contain_text("half way")
-    expect(page.locator("#flow-findings")).to_contain_text("No check could be made.")
+    expect(page.locator("#flow-findings")).to_contain_text("No layer was recorded, so none could be checked")
     expect(page.locator("#flow-findings [role=region]")).to_have_attribute("tabindex", "0")
     expect(page.locator("#flow-head")).to_contain_text("<b>mine</b>")
 
