@@ -78,7 +78,7 @@ COVERAGE = pa.schema(
         ("units", pa.string()),
     ]
 )
-LATER = {"coverage": ("parameters", "boundaries", "units")}
+LATER = {"coverage": ("parameters", "boundaries", "units"), "shards": ("bias_rms",)}
 """Columns that a table of an earlier version lacks; they read as null."""
 
 

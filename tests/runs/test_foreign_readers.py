@@ -82,6 +82,6 @@ def test_the_schema_of_every_table_is_the_documented_one(table: str, metrics: An
         "units": "step rank id unit samples flat_fraction dead",
         "coverage": "step rank layer code expected fired text parameters boundaries units",
         "shards": "step rank id weight_share weight_copies bias_share bias_copies weight_grad_norm weight_grad_rms "
-        "weight_grad_zero_fraction bias_grad_norm weight_rms update_ratio",
+        "weight_grad_zero_fraction bias_grad_norm weight_rms bias_rms update_ratio",
     }
     assert schema_of(table, metrics).names == documented[table].split()
