@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import synthetic_runs
+from flask import request
 from playwright.sync_api import Page, expect
 
 from gradscope.dashboards import blocks
@@ -187,6 +188,8 @@ class Concurrent:
         self._lock, self._never = threading.Lock(), threading.Event()
 
     def call(self, function: Callable[[], Any]) -> Any:
+        if "flow-tick.n_intervals" not in request.get_data(as_text=True):
+            return function()  # a page that opens looks as well
         with self._lock:
             self._running += 1
             self.most = max(self.most, self._running)
