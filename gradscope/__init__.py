@@ -5,8 +5,9 @@ Names are loaded when first used, so that importing gradscope loads neither torc
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Any
+
+from gradscope.loading import load as _load
 
 __version__ = "0.1.0"
 
@@ -98,9 +99,9 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in _SUBPACKAGES:
-        return importlib.import_module(f"gradscope.{name}")
+        return _load(f"gradscope.{name}")
     if name in _HOME:
-        return getattr(importlib.import_module(_HOME[name]), name)
+        return getattr(_load(_HOME[name]), name)
     raise AttributeError(f"module 'gradscope' has no attribute {name!r}")
 
 

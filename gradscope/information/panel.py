@@ -9,8 +9,6 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from rich.console import Console
-from rich.progress import track
 
 from gradscope.errors import InvalidValueError, unknown_name
 from gradscope.information.arrays import Array, centred, labels, positive, samples, whole
@@ -18,10 +16,13 @@ from gradscope.information.binning import binning
 from gradscope.information.cka import cka_of_grams
 from gradscope.information.estimate import Estimate, interval
 from gradscope.information.kde import kde_from_distances
-from gradscope.information.readout import probe_accuracy, reconstruction
+from gradscope.information.parallel import side_by_side
+from gradscope.information.readout import probe_accuracy, reconstruction, unfinished_fits
 from gradscope.information.sliced import sliced
 from gradscope.information.spectrum import Spectrum, effective_rank, participation_ratio, pca_saturation, spectrum_of
+from gradscope.loading import load
 
+Rows = list[dict[str, object]]
 ROWS = 256
 NOISE_VAR = 0.1
 GROUPS = 10
@@ -154,7 +155,8 @@ def panel(
     ``default``: effective rank, participation ratio, debiased CKA with input and label, and the bounds on the
     information about input and label under Gaussian noise of a declared variance. ``all`` adds saturation, binning,
     sliced information, and what a linear reader gets out. Ranks and readers use all rows; what compares rows in pairs
-    uses a random `rows` of them, the same ones for every layer.
+    uses a random `rows` of them, the same ones for every layer. Layers are estimated side by side in threads, as many
+    as linear algebra may use; the numbers do not depend on it.
 
     Args:
         layers: Activations by name of the layer, each of shape (samples, ...).
@@ -168,7 +170,7 @@ def panel(
 
     Returns:
         One row per layer and metric: layer, metric, value, low, high, unit, bound, estimator, n, parameters (text) and
-        warning.
+        warning. The value is NaN, and the warning says why, where the sample does not allow an estimate.
 
     Raises:
         InvalidTypeError: An array holds no numbers.
@@ -181,12 +183,17 @@ def panel(
     for name, values in named.items():
         if len(values) != len(sample.x):
             raise InvalidValueError(f"layer {name!r} has {len(values)} samples and x has {len(sample.x)}")
-    console = Console(stderr=True)
-    shown = track(named.items(), "information", len(named), console=console) if progress else named.items()
-    return pd.DataFrame(
-        [row for name, values in shown for row in _rows(name, Layer(values, sample), chosen)],
-        columns=pd.Index(COLUMNS),
-    )
+    # Here, and not in the threads, which share what is done about warnings.
+    with unfinished_fits():
+        made = side_by_side(lambda one: _rows(one[0], Layer(one[1], sample), chosen), named.items())
+        found = [row for layer in (_tracked(made, len(named)) if progress else made) for row in layer]
+    return pd.DataFrame(found, columns=pd.Index(COLUMNS))
+
+
+def _tracked(made: Iterable[Rows], count: int) -> Iterable[Rows]:
+    console = load("rich.console").Console(stderr=True)
+    shown: Iterable[Rows] = load("rich.progress").track(made, "information", count, console=console)
+    return shown
 
 
 def _chosen(metrics: str | Iterable[str]) -> Sequence[str]:
@@ -209,8 +216,8 @@ def _sample(x: ArrayLike, y: ArrayLike | None, rows: int, noise_var: float, seed
     return Sample(places, inputs, classes, gram_of(inputs[places]), gram_y, noise_var, seed)
 
 
-def _rows(name: str, layer: Layer, chosen: Sequence[str]) -> list[dict[str, object]]:
-    found = {metric: ESTIMATORS[metric](layer) for metric in chosen}
+def _rows(name: str, layer: Layer, chosen: Sequence[str]) -> Rows:
+    found = {metric: _tried(metric, layer) for metric in chosen}
     return [
         {
             "layer": name,
@@ -228,3 +235,11 @@ def _rows(name: str, layer: Layer, chosen: Sequence[str]) -> list[dict[str, obje
         for metric, one in found.items()
         if one is not None
     ]
+
+
+def _tried(metric: str, layer: Layer) -> Estimate | None:
+    """Return an estimate, without a value and with the reason where this sample does not allow it."""
+    try:
+        return ESTIMATORS[metric](layer)
+    except InvalidValueError as error:
+        return Estimate(math.nan, math.nan, math.nan, metric, len(layer.values), {}, unit="1", warning=str(error))

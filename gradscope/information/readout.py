@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+from scipy.linalg import eigh
 
 from gradscope.errors import InvalidValueError
-from gradscope.information.arrays import labels, pair, samples, whole
+from gradscope.information.arrays import Array, labels, pair, samples, whole
 from gradscope.information.estimate import Estimate, interval, joined
+from gradscope.loading import undrawn
 
+Indices = NDArray[np.intp]
 PENALTIES = (1e-6, 1e-2, 1.0, 1e2)
+ROUNDS = 200
+ROUNDING = 1e-14
 CONFIDENCE = 0.95
 
 
@@ -41,23 +51,13 @@ def reconstruction(t: ArrayLike, x: ArrayLike, *, folds: int = 5, seed: int = 0)
 
     Source: Hoerl and Kennard 1970; Alain and Bengio 2016 for linear readers of layers.
     """
-    # Imported where it is used: it takes longer than all the rest.
-    from sklearn.linear_model import Ridge
-    from sklearn.model_selection import KFold, cross_val_predict
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
     layer, inputs = pair(t, x, ("t", "x"))
     count = len(layer)
     _enough(folds, count)
-    parts = KFold(folds, shuffle=True, random_state=seed)
-    tried = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of singular matrices, which the penalty is for
-        for penalty in PENALTIES:
-            reader = make_pipeline(StandardScaler(), Ridge(penalty))
-            predicted = np.asarray(cross_val_predict(reader, layer, inputs, cv=parts)).reshape(inputs.shape)
-            tried.append(((inputs - predicted) ** 2).sum(axis=1))
+    predicted = np.empty((len(PENALTIES), *inputs.shape))
+    for seen, unseen in _folds(folds, seed, layer):
+        predicted[:, unseen] = _Ridge.of(layer[seen], inputs[seen]).read(layer[unseen])
+    tried = ((inputs - predicted) ** 2).sum(axis=2)
     errors = min(tried, key=lambda one: float(one.sum()))
     spreads = ((inputs - inputs.mean(axis=0)) ** 2).sum(axis=1)
     total = float(spreads.sum())
@@ -91,13 +91,6 @@ def probe_accuracy(t: ArrayLike, y: ArrayLike, *, folds: int = 5, seed: int = 0)
 
     Source: Alain and Bengio 2016; Wilson 1927.
     """
-    from scipy import stats
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import StratifiedKFold, cross_val_predict
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
     layer = samples("t", t)
     count = len(layer)
     classes = labels("y", y, count)
@@ -107,13 +100,12 @@ def probe_accuracy(t: ArrayLike, y: ArrayLike, *, folds: int = 5, seed: int = 0)
         raise InvalidValueError("y holds one label only: there is nothing to tell apart")
     if sizes.min() < folds:
         raise InvalidValueError(f"a label of y has {sizes.min()} samples, fewer than the {folds} folds")
-    parts = StratifiedKFold(folds, shuffle=True, random_state=seed)
-    reader = make_pipeline(StandardScaler(), LogisticRegression(max_iter=200))
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        predicted = cross_val_predict(reader, layer, classes, cv=parts)
-    stopped = any(issubclass(one.category, ConvergenceWarning) for one in caught)
-    right = int((predicted == classes).sum())
+    right, stopped = 0, False
+    with unfinished_fits():
+        for seen, unseen in _folds(folds, seed, layer, classes):
+            reader = _logistic().fit(layer[seen], classes[seen])
+            right += int((reader.predict(layer[unseen]) == classes[unseen]).sum())
+            stopped |= bool(reader[-1].n_iter_.max() >= ROUNDS)
     ends = stats.binomtest(right, count).proportion_ci(CONFIDENCE, "wilson")
     return Estimate(
         right / count,
@@ -124,8 +116,65 @@ def probe_accuracy(t: ArrayLike, y: ArrayLike, *, folds: int = 5, seed: int = 0)
         {"folds": folds, "chance": float(sizes.max() / count)},
         "lower",
         "1",
-        joined("the fit was stopped after 200 rounds" if stopped else ""),
+        joined(f"the fit was stopped after {ROUNDS} rounds" if stopped else ""),
     )
+
+
+@contextmanager
+def unfinished_fits() -> Iterator[None]:
+    """Say nothing of fits that were stopped: the result does."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="lbfgs failed to converge")
+        yield
+
+
+@dataclass(frozen=True)
+class _Ridge:
+    """A ridge regression on standardized features for every penalty, from one decomposition of the smaller side."""
+
+    mean: Array
+    scale: Array
+    target: Array
+    basis: Array
+    values: Array
+    pulled: Array
+
+    @classmethod
+    def of(cls, t: Array, x: Array) -> _Ridge:
+        mean, scale, target = t.mean(axis=0), t.std(axis=0), x.mean(axis=0)
+        # A constant feature, as far as rounding lets one tell.
+        scale[scale <= ROUNDING * (np.abs(mean) + 1.0)] = 1.0
+        given = (t - mean) / scale
+        count, features = given.shape
+        values, vectors = eigh(given @ given.T if features > count else given.T @ given)
+        basis = given.T @ vectors if features > count else vectors
+        pulled = vectors.T @ (x - target) if features > count else (given @ vectors).T @ (x - target)
+        return cls(mean, scale, target, basis, np.clip(values, 0.0, None), pulled)
+
+    def read(self, t: Array) -> Array:
+        """Return what is predicted from other samples with each of the penalties: (penalties, samples, targets)."""
+        spread = ((t - self.mean) / self.scale) @ self.basis
+        return np.stack([self.target + (spread / (self.values + one)) @ self.pulled for one in PENALTIES])
+
+
+def _folds(folds: int, seed: int, t: Array, y: NDArray[np.intp] | None = None) -> Iterable[tuple[Indices, Indices]]:
+    """Return what is fitted and what is predicted, for each part of the sample."""
+    # scikit-learn is imported where it is used: it takes longer than all the rest.
+    with undrawn():
+        from sklearn.model_selection import KFold, StratifiedKFold
+
+    parts = KFold if y is None else StratifiedKFold
+    split: Iterable[tuple[Indices, Indices]] = parts(folds, shuffle=True, random_state=seed).split(t, y)
+    return split
+
+
+def _logistic() -> Any:
+    with undrawn():
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+
+    return make_pipeline(StandardScaler(), LogisticRegression(max_iter=ROUNDS))
 
 
 def _enough(folds: int, count: int) -> None:

@@ -5,8 +5,9 @@ Names are loaded when first used: a sweep whose training runs in worker processe
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Any
+
+from gradscope.loading import load as _load
 
 if TYPE_CHECKING:
     from gradscope.lab import data
@@ -26,9 +27,9 @@ __all__ = ["cnn", "data", "initialize", "mlp", "train"]
 
 def __getattr__(name: str) -> Any:
     if name == "data":
-        return importlib.import_module("gradscope.lab.data")
+        return _load("gradscope.lab.data")
     if name in _HOME:
-        return getattr(importlib.import_module(_HOME[name]), name)
+        return getattr(_load(_HOME[name]), name)
     raise AttributeError(f"module 'gradscope.lab' has no attribute {name!r}")
 
 

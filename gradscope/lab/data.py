@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gradscope.errors import InvalidValueError
 from gradscope.lab.validation import choice, number, whole
+from gradscope.loading import undrawn
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,8 @@ def load(name: str = "digits", *, seed: int = 0, test: float = 0.25) -> Data:
     share, seed = number("test", test, least=0, above=True), whole("seed", seed, 0)
     if share >= 1:
         raise InvalidValueError(f"test must be below 1, not {share:g}")
-    from sklearn.model_selection import train_test_split
+    with undrawn():
+        from sklearn.model_selection import train_test_split
 
     inputs, labels = source()
     train, held = train_test_split(range(len(labels)), test_size=share, stratify=labels, random_state=seed)
@@ -112,7 +114,8 @@ def _batches(data: Data, size: int, steps: int, seed: int) -> Iterator[tuple[Ten
 
 
 def _digits() -> tuple[Tensor, Tensor]:
-    from sklearn.datasets import load_digits
+    with undrawn():
+        from sklearn.datasets import load_digits
 
     bunch = load_digits()
     pictures = torch.as_tensor(bunch.images, dtype=torch.float32).unsqueeze(1) / 16

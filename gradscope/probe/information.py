@@ -72,6 +72,9 @@ class Informant:
         sample: The sample.
         every: It is measured after the steps k with k % every == 0.
         specs: The metrics, ends of their intervals included.
+
+    Attributes:
+        every: The same as given.
     """
 
     def __init__(
@@ -80,14 +83,9 @@ class Informant:
         self._model = model
         self._layers = layers
         self._sample = sample
-        self._every = every
-        self._columns = {one.name for one in specs}
+        self.every = every
         ends = tuple(f"_{end}" for end in ENDS)
         self._metrics = [one.name for one in specs if not one.name.endswith(ends)]
-
-    def due(self, step: int) -> bool:
-        """Tell whether to measure after a step."""
-        return step % self._every == 0
 
     def measure(self, specs: Sequence[LayerSpec]) -> Measured:
         """Run the sample through the model and return the metrics of every layer call, by id.

@@ -282,7 +282,7 @@ class Probe:
             self._write(self._recorder)
         else:
             self._meter.pass_step()
-            if self._sink.measures(self._step):
+            if self._sink.sample_every and self._step % self._sink.sample_every == 0:
                 self._meter.set_aside(self._sink.measure(self._step))
         self._stepped.clear()
         self._backward.seen = False

@@ -71,6 +71,8 @@ class Sink:
             # A forward pass of a sharded model waits for all ranks, and this may be the only one that is watched.
             self._informant = None
             self.remark(writer.next_step, "sample", "sample= is not measured: the parameters are sharded over ranks")
+        # Asked for at every step, and so no call.
+        self.sample_every = self._informant.every if self._informant is not None else 0
 
     def write(self, recorder: Recorder, *, skipped: bool = False, scales: Resolve | None = None) -> float:
         """Take in a step; its one transfer from the device happens here, its rows are made with those of others.
@@ -103,10 +105,6 @@ class Sink:
         self.writer.tick()
         return aside
 
-    def measures(self, step: int) -> bool:
-        """Tell whether the fixed sample is due after a step."""
-        return self._informant is not None and self._informant.due(step)
-
     def measure(self, step: int) -> float:
         """Measure the fixed sample after a step that is not recorded; return the seconds it took."""
         measured, aside = self._measured(step)
@@ -122,7 +120,7 @@ class Sink:
         return aside
 
     def _measured(self, step: int) -> tuple[Measured, float]:
-        if self._informant is None or not self._informant.due(step):
+        if self._informant is None or step % self._informant.every:
             return {}, 0.0
         start = time.perf_counter()
         try:

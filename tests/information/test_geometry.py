@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
+from sklearn.linear_model import Ridge
+from sklearn.model_selection import KFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from gradscope import information
+from gradscope.information import readout
 from gradscope.information.cka import hsic
+from gradscope.information.readout import PENALTIES
 from gradscope.information.renyi import kernel
 from gradscope.information.spectrum import spectrum_of
 
@@ -191,6 +198,30 @@ def test_the_share_of_the_input_that_noise_leaves() -> None:
     found = information.reconstruction(x + math.sqrt(0.5) * normal(2000, 3, seed=1), x)
     assert found.value == pytest.approx(1 / 1.5, abs=0.02)
     assert found.low < 1 / 1.5 < found.high
+
+
+@pytest.mark.parametrize("features", [5, 200])
+def test_the_reader_is_that_of_scikit_learn(features: int) -> None:
+    """Fewer features than samples and more, one of them constant, against a ridge regression fitted anew each time."""
+    x = normal(100, 4)
+    t = np.tanh(x @ normal(4, features, seed=1) + 0.1 * normal(100, features, seed=2))
+    t[:, 1] = 0.3
+    parts = KFold(5, shuffle=True, random_state=7)
+    errors = []
+    for penalty in PENALTIES:
+        reader = make_pipeline(StandardScaler(), Ridge(penalty, solver="svd"))
+        errors.append(float(((cross_val_predict(reader, t, x, cv=parts) - x) ** 2).sum()))
+    expected = 1.0 - min(errors) / float(((x - x.mean(axis=0)) ** 2).sum())
+    assert information.reconstruction(t, x, seed=7).value == pytest.approx(expected, abs=1e-7)
+
+
+def test_a_fit_that_is_stopped_is_said_and_warns_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readout, "ROUNDS", 2)
+    x = normal(200, 20)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = information.probe_accuracy(x, (x[:, 0] > 0).astype(int))
+    assert found.warning == "the fit was stopped after 2 rounds"
 
 
 def test_a_probe_reads_digits_and_not_noise() -> None:

@@ -8,9 +8,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from threadpoolctl import ThreadpoolController
 
 from gradscope import information
 from gradscope.errors import GradscopeError, InvalidValueError, UnknownNameError
+from gradscope.information.estimate import Estimate
+from gradscope.information.panel import ESTIMATORS, Layer
 
 RANDOM = np.random.default_rng(0)
 X = RANDOM.standard_normal((200, 6))
@@ -113,3 +116,35 @@ def test_bad_input_is_named(given: dict[str, Any], kind: type[GradscopeError], m
     with pytest.raises(kind) as no:
         information.panel(**({"layers": {"a": X}, "x": X} | given))
     assert str(no.value) == message
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_numbers_do_not_depend_on_threads(threads: int) -> None:
+    """And the threads of linear algebra come back, also where a layer fails."""
+    libraries = ThreadpoolController().select(user_api="blas")
+    with libraries.limit(limits=threads):
+        frame = information.panel(LAYERS, X, Y, metrics="all")
+        assert {one["num_threads"] for one in libraries.info()} == {threads}
+    with libraries.limit(limits=1):
+        pd.testing.assert_frame_equal(frame, information.panel(LAYERS, X, Y, metrics="all"))
+
+
+def test_an_error_in_one_of_the_threads_is_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(layer: Layer) -> Estimate:
+        raise ZeroDivisionError("of a reader")
+
+    monkeypatch.setitem(ESTIMATORS, "effective_rank", fail)
+    before = ThreadpoolController().info()
+    with pytest.raises(ZeroDivisionError, match=r"^of a reader$"):
+        information.panel(LAYERS, X, Y)
+    assert ThreadpoolController().info() == before
+
+
+def test_what_the_sample_does_not_allow_has_a_reason_instead_of_a_value() -> None:
+    """One sample of a label are fewer than the folds: all else is estimated."""
+    labels = np.r_[2, np.arange(199) % 2]
+    frame = information.panel(LAYERS, X, labels, metrics=["effective_rank", "label_accuracy"])
+    assert math.isnan(value(frame, "a", "label_accuracy"))
+    (warning,) = set(frame.loc[frame["metric"] == "label_accuracy", "warning"])
+    assert warning == "a label of y has 1 samples, fewer than the 5 folds"
+    assert value(frame, "a", "effective_rank") == information.effective_rank(LAYERS["a"]).value
