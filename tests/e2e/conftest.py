@@ -47,13 +47,13 @@ def browser() -> Iterator[Browser]:
 
 
 @contextmanager
-def served(source: Any) -> Iterator[str]:
+def served(source: Any) -> Iterator[Any]:
     """Serve a dashboard on a free port of this machine."""
     server = build_server(source, port=0)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.port}"
+        yield server
     finally:
         server.shutdown()
         thread.join()
@@ -63,9 +63,10 @@ def served(source: Any) -> Iterator[str]:
 class Site:
     """A page in the browser and what went wrong in it."""
 
-    def __init__(self, page: Page, address: str) -> None:
+    def __init__(self, page: Page, server: Any) -> None:
         self.page = page
-        self.address = address
+        self.server = server
+        self.address = f"http://127.0.0.1:{server.port}"
         self.troubles: list[str] = []
         page.on("console", lambda one: self._note(one.type in ("error", "warning"), f"{one.type}: {one.text}"))
         page.on("pageerror", lambda error: self._note(True, f"exception: {error}"))
@@ -99,13 +100,13 @@ def site_of(browser: Browser) -> Iterator[Callable[[Any], Site]]:
     closing: list[Callable[[], Any]] = []
 
     def make(source: Any) -> Site:
-        server = served(source)
-        address = server.__enter__()
-        closing.append(lambda: server.__exit__(None, None, None))
+        serving = served(source)
+        server = serving.__enter__()
+        closing.append(lambda: serving.__exit__(None, None, None))
         context = browser.new_context(viewport=VIEWPORT)
         closing.append(context.close)
         context.set_default_timeout(PATIENCE_MS)
-        return Site(context.new_page(), address)
+        return Site(context.new_page(), server)
 
     yield make
     for close in reversed(closing):
