@@ -14,6 +14,7 @@ from dash.exceptions import PreventUpdate
 
 from gradscope import figures
 from gradscope.dashboards.blocks import badge, choices, drawn, graph, howto, notice, patience, ticker, trace
+from gradscope.dashboards.callbacks import asked, lead_on
 from gradscope.dashboards.diagnosis import findings_panel
 from gradscope.dashboards.gaps import gaps_panel
 from gradscope.dashboards.highlight import marked
@@ -231,15 +232,7 @@ def register(app: Dash, source: Source) -> None:
             "shown": Output("flow-shown", "data"),
             "interval": Output("flow-tick", "interval"),
         },
-        inputs={
-            "path": Input("url", "pathname"),
-            "search": Input("url", "search"),
-            "tick": Input("flow-tick", "n_intervals"),
-            "theme": Input("theme", "data"),
-            "zoom": Input("flow-zoom", "data"),
-            "shown": State("flow-shown", "data"),
-        },
-        running=[(Output("flow-tick", "disabled"), True, False)],
+        **asked("flow", zoom=Input("flow-zoom", "data")),
     )
     def show(
         path: str | None,
@@ -277,28 +270,13 @@ def register(app: Dash, source: Source) -> None:
         prevent_initial_call=True,
     )
 
-    @app.callback(
-        Output("flow-go", "data"),
-        inputs={
-            "values": {
-                "run": Input("flow-run", "value"),
-                "compare": Input("flow-compare", "value"),
-                "metric": Input("flow-metric", "value"),
-                "step": Input("flow-step", "value"),
-                "follow": Input("flow-follow", "checked"),
-                "theory": Input("flow-theory", "checked"),
-            },
-            "shown": State("flow-shown", "data"),
-            "path": State("url", "pathname"),
-            "search": State("url", "search"),
-        },
-        prevent_initial_call=True,
-    )
-    def choose(values: dict[str, Any], shown: dict[str, Any] | None, path: str, search: str) -> str:
-        moved = [name for name in CONTROLS if shown and values[name] != shown["set"].get(name)]
-        if path != PATH or not moved:
-            raise PreventUpdate
-        return chosen(FlowState.parse(search), moved[0], values).href()
+    properties = dict.fromkeys(CONTROLS, "value") | {"follow": "checked", "theory": "checked"}
+    lead_on(app, "flow", properties, FlowState.parse, _after)
+
+
+def _after(state: FlowState, values: dict[str, Any], shown: dict[str, Any]) -> FlowState:
+    moved = next((name for name in CONTROLS if values[name] != shown.get(name)), None)
+    return chosen(state, moved, values)
 
 
 def _of(zoom: Mapping[str, Any] | None, name: str) -> Any:

@@ -7,11 +7,12 @@ from typing import Any
 
 import dash_mantine_components as dmc
 import numpy as np
-from dash import Dash, Input, Output, State, dcc, html, no_update
+from dash import Dash, Output, dcc, html, no_update
 from dash.exceptions import PreventUpdate
 
 from gradscope import figures
 from gradscope.dashboards.blocks import badge, choices, drawn, graph, howto, notice, scrolled, table_of, ticker
+from gradscope.dashboards.callbacks import asked, lead_on
 from gradscope.dashboards.information_view import PAIRS, View, numbers_frame, origins_frame, sampled, settle
 from gradscope.dashboards.source import Source
 from gradscope.dashboards.state import InformationState
@@ -217,14 +218,7 @@ def register(app: Dash, source: Source) -> None:
 
     @app.callback(
         output={**outputs(), "shown": Output("information-shown", "data")},
-        inputs={
-            "path": Input("url", "pathname"),
-            "search": Input("url", "search"),
-            "tick": Input("information-tick", "n_intervals"),
-            "theme": Input("theme", "data"),
-            "shown": State("information-shown", "data"),
-        },
-        running=[(Output("information-tick", "disabled"), True, False)],
+        **asked("information"),
     )
     def show(
         path: str | None, search: str | None, tick: int, theme: str, shown: dict[str, Any] | None
@@ -242,25 +236,5 @@ def register(app: Dash, source: Source) -> None:
         set_here = {name: page[name] for name in CONTROLS if page[name] is not no_update}
         return page | {"shown": {"key": key, "set": set_here}}
 
-    @app.callback(
-        Output("information-go", "data"),
-        inputs={
-            "values": {
-                "run": Input("information-run", "value"),
-                "estimator": Input("information-estimator", "value"),
-                "metric": Input("information-metric", "value"),
-                "step": Input("information-step", "value"),
-                "follow": Input("information-follow", "checked"),
-            },
-            "shown": State("information-shown", "data"),
-            "path": State("url", "pathname"),
-            "search": State("url", "search"),
-        },
-        prevent_initial_call=True,
-    )
-    def choose(values: dict[str, Any], shown: dict[str, Any] | None, path: str, search: str) -> str:
-        state = InformationState.parse(search)
-        wanted = chosen(state, values, shown["set"]) if shown else state
-        if path != PATH or wanted == state:
-            raise PreventUpdate
-        return wanted.href()
+    properties = dict.fromkeys(CONTROLS, "value") | {"follow": "checked"}
+    lead_on(app, "information", properties, InformationState.parse, chosen)

@@ -12,6 +12,7 @@ from dash import ClientsideFunction, Dash, Input, Output, State, dcc, html, no_u
 from dash.exceptions import PreventUpdate
 
 from gradscope.dashboards.blocks import howto, ticker
+from gradscope.dashboards.callbacks import asked
 from gradscope.dashboards.source import Source
 from gradscope.dashboards.state import FlowState, RunsState
 from gradscope.dashboards.table import columns, counted, rows
@@ -96,13 +97,7 @@ def register(app: Dash, source: Source) -> None:
             "compare": Output("runs-compare", "href"),
             "shown": Output("runs-shown", "data"),
         },
-        inputs={
-            "path": Input("url", "pathname"),
-            "search": Input("url", "search"),
-            "tick": Input("runs-tick", "n_intervals"),
-            "shown": State("runs-shown", "data"),
-        },
-        running=[(Output("runs-tick", "disabled"), True, False)],
+        **asked("runs", theme=False),
     )
     def show(path: str | None, search: str | None, tick: int, shown: dict[str, Any] | None) -> dict[str, Any]:
         if path != PATH:

@@ -6,13 +6,14 @@ from dataclasses import replace
 from typing import Any
 
 import dash_mantine_components as dmc
-from dash import Dash, Input, Output, State, dcc, html
+from dash import Dash, Output, dcc, html
 from dash.exceptions import PreventUpdate
 
 from gradscope import figures
 from gradscope.dashboards.blocks import choices, drawn, graph, howto, ticker
+from gradscope.dashboards.callbacks import asked, lead_on, open_clicked
 from gradscope.dashboards.source import Source
-from gradscope.dashboards.state import FlowState, SweepState
+from gradscope.dashboards.state import SweepState
 from gradscope.errors import GradscopeError
 from gradscope.figures.sweep_cells import axes_of, varying
 from gradscope.runs import Run
@@ -92,21 +93,15 @@ def hint(runs: list[Run], keys: list[str]) -> str:
     return f"{CLICK} A dash (—) stands for runs whose configuration lacks the key." if without else CLICK
 
 
-def clicked_run(click: dict[str, Any] | None) -> str | None:
-    """Return the run behind a clicked cell; None for a cell without one."""
-    points = (click or {}).get("points") or [{}]
-    return points[0].get("customdata") or None
-
-
-def chosen(state: SweepState, axes: dict[str, str | None], at: str, shown: dict[str, Any]) -> SweepState:
+def chosen(state: SweepState, values: dict[str, Any], shown: dict[str, Any]) -> SweepState:
     """Return the state after the user moved a control away from what is shown."""
-    moved = {axis: value for axis, value in axes.items() if value and value != shown["axes"].get(axis)}
+    moved = {axis: values[axis] for axis in AXES if values[axis] and values[axis] != shown.get(axis)}
     for axis, value in moved.items():
         # The key leaves the axis it was on, which takes over the one it replaces: no key stands on two.
-        held = next((other for other, key in shown["axes"].items() if key == value), None)
-        changes: dict[str, Any] = {axis: value} | ({held: shown["axes"].get(axis)} if held else {})
+        held = next((other for other in AXES if shown.get(other) == value), None)
+        changes: dict[str, Any] = {axis: value} | ({held: shown.get(axis)} if held else {})
         state = replace(state, **changes)
-    return replace(state, last=at == "last")
+    return replace(state, last=values["at"] == "last")
 
 
 def register(app: Dash, source: Source) -> None:
@@ -123,14 +118,7 @@ def register(app: Dash, source: Source) -> None:
             "hidden": Output("sweep-body", "hidden"),
             "shown": Output("sweep-shown", "data"),
         },
-        inputs={
-            "path": Input("url", "pathname"),
-            "search": Input("url", "search"),
-            "tick": Input("sweep-tick", "n_intervals"),
-            "theme": Input("theme", "data"),
-            "shown": State("sweep-shown", "data"),
-        },
-        running=[(Output("sweep-tick", "disabled"), True, False)],
+        **asked("sweep"),
     )
     def show(
         path: str | None, search: str | None, tick: int, theme: str, shown: dict[str, Any] | None
@@ -144,34 +132,8 @@ def register(app: Dash, source: Source) -> None:
             if shown and shown["key"] == key:
                 raise PreventUpdate
             page = answer(source, state, theme)
-        axes = dict(zip(AXES, page["axes"], strict=True))
-        return page | {"shown": {"key": key, "axes": axes, "at": page["at"]}}
+        set_here = dict(zip(AXES, page["axes"], strict=True)) | {"at": page["at"]}
+        return page | {"shown": {"key": key, "set": set_here}}
 
-    @app.callback(
-        Output("sweep-go", "data"),
-        inputs={
-            "axes": {axis: Input(f"sweep-{axis}", "value") for axis in AXES},
-            "at": Input("sweep-at", "value"),
-            "shown": State("sweep-shown", "data"),
-            "path": State("url", "pathname"),
-            "search": State("url", "search"),
-        },
-        prevent_initial_call=True,
-    )
-    def choose(axes: dict[str, str | None], at: str, shown: dict[str, Any] | None, path: str, search: str) -> str:
-        if path != PATH or not shown or (axes == shown["axes"] and at == shown["at"]):
-            raise PreventUpdate
-        return chosen(SweepState.parse(search), axes, at, shown).href()
-
-    @app.callback(
-        Output("sweep-open", "data"),
-        Output("sweep-map", "clickData"),
-        Input("sweep-map", "clickData"),
-        prevent_initial_call=True,
-    )
-    def open_run(click: dict[str, Any] | None) -> tuple[str, None]:
-        name = clicked_run(click)
-        if name is None:
-            raise PreventUpdate
-        # Forgetting the click lets the same cell be clicked again after coming back.
-        return FlowState(name).href(), None
+    lead_on(app, "sweep", dict.fromkeys((*AXES, "at"), "value"), SweepState.parse, chosen)
+    open_clicked(app, "sweep")

@@ -6,12 +6,12 @@ from dataclasses import replace
 from typing import Any
 
 import dash_mantine_components as dmc
-from dash import Dash, Input, Output, State, dcc, html, no_update
+from dash import Dash, Output, dcc, html, no_update
 from dash.exceptions import PreventUpdate
 
 from gradscope import figures
 from gradscope.dashboards.blocks import choices, drawn, graph, howto, notice, scrolled, table_of, ticker
-from gradscope.dashboards.pages.sweep import clicked_run
+from gradscope.dashboards.callbacks import asked, lead_on, open_clicked
 from gradscope.dashboards.source import Source
 from gradscope.dashboards.state import FlowState, TheoryState
 from gradscope.dashboards.theory_numbers import numbers_frame
@@ -164,14 +164,7 @@ def register(app: Dash, source: Source) -> None:
 
     @app.callback(
         output={**outputs(), "shown": Output("theory-shown", "data")},
-        inputs={
-            "path": Input("url", "pathname"),
-            "search": Input("url", "search"),
-            "tick": Input("theory-tick", "n_intervals"),
-            "theme": Input("theme", "data"),
-            "shown": State("theory-shown", "data"),
-        },
-        running=[(Output("theory-tick", "disabled"), True, False)],
+        **asked("theory"),
     )
     def show(
         path: str | None, search: str | None, tick: int, theme: str, shown: dict[str, Any] | None
@@ -188,36 +181,7 @@ def register(app: Dash, source: Source) -> None:
         set_here = {name: page[name] for name in CONTROLS if page[name] is not no_update}
         return page | {"shown": {"key": key, "set": set_here}}
 
-    @app.callback(
-        Output("theory-open", "data"),
-        Output("theory-map", "clickData"),
-        Input("theory-map", "clickData"),
-        prevent_initial_call=True,
-    )
-    def open_run(click: dict[str, Any] | None) -> tuple[str, None]:
-        name = clicked_run(click)
-        if name is None:
-            raise PreventUpdate
-        # Forgetting the click lets the same cell be clicked again after coming back.
-        return FlowState(name).href(), None
+    open_clicked(app, "theory")
 
-    @app.callback(
-        Output("theory-go", "data"),
-        inputs={
-            "values": {
-                "run": Input("theory-run", "value"),
-                "activation": Input("theory-activation", "value"),
-                "at": Input("theory-at", "value"),
-            },
-            "shown": State("theory-shown", "data"),
-            "path": State("url", "pathname"),
-            "search": State("url", "search"),
-        },
-        prevent_initial_call=True,
-    )
-    def choose(values: dict[str, Any], shown: dict[str, Any] | None, path: str, search: str) -> str:
-        state = TheoryState.parse(search)
-        wanted = chosen(state, values, shown["set"]) if shown else state
-        if path != PATH or wanted == state:
-            raise PreventUpdate
-        return wanted.href()
+    properties = dict.fromkeys(CONTROLS, "value")
+    lead_on(app, "theory", properties, TheoryState.parse, chosen)

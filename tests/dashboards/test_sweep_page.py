@@ -6,6 +6,7 @@ from pathlib import Path
 
 import synthetic_runs
 
+from gradscope.dashboards.callbacks import clicked_run
 from gradscope.dashboards.pages import sweep
 from gradscope.dashboards.source import Source
 from gradscope.dashboards.state import SweepState
@@ -28,15 +29,15 @@ def test_an_unknown_axis_is_said_in_the_figure(source: Source) -> None:
 
 
 def test_a_click_names_its_run() -> None:
-    assert sweep.clicked_run({"points": [{"customdata": "a/b"}]}) == "a/b"
-    assert sweep.clicked_run({"points": [{"customdata": ""}]}) is None
-    assert sweep.clicked_run(None) is None
+    assert clicked_run({"points": [{"customdata": "a/b"}]}) == "a/b"
+    assert clicked_run({"points": [{"customdata": ""}]}) is None
+    assert clicked_run(None) is None
 
 
 def test_axes_change_places() -> None:
-    shown = {"axes": {"x": "depth", "y": "init", "facet": "activation"}, "at": "first"}
-    axes = {"x": "init", "y": "init", "facet": "activation"}
-    assert sweep.chosen(SweepState(), axes, "last", shown) == SweepState("init", "depth", None, True)
+    shown = {"x": "depth", "y": "init", "facet": "activation", "at": "first"}
+    values = shown | {"x": "init", "at": "last"}
+    assert sweep.chosen(SweepState(), values, shown) == SweepState("init", "depth", None, True)
 
 
 def test_the_map_says_what_a_dash_stands_for(tmp_path: Path) -> None:
