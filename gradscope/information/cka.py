@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from gradscope.errors import InvalidValueError
-from gradscope.information.arrays import Array, centred, pair, whole
+from gradscope.information.arrays import Array, centred, flat, pair, precision, shrunk, whole
 from gradscope.information.estimate import Estimate, interval, joined
 
 NAME = "cka"
@@ -48,7 +48,9 @@ def cka(x: ArrayLike, y: ArrayLike, *, debiased: bool = True, batch: int | None 
     >>> round(cka(x, -2.0 * x).value, 6)
     1.0
     """
-    first, second = (centred(one) for one in pair(x, y, least=4))
+    given = pair(x, y, least=4)
+    even = [word for one, raw in zip(given, (x, y), strict=True) if (word := flat(one, precision(raw)))]
+    first, second = (shrunk(one) for one in given)
     count = len(first)
     size = count if batch is None else whole("batch", batch, 4)
     if size > count:
@@ -61,14 +63,17 @@ def cka(x: ArrayLike, y: ArrayLike, *, debiased: bool = True, batch: int | None 
     wide = max(first.shape[1], second.shape[1]) > count / 5
     return Estimate(
         value,
-        *interval(value, _error(first, second, debiased, pieces)),
+        *interval(value, _error(first, second, debiased, pieces), len(pieces) if len(pieces) > 1 else GROUPS),
         NAME,
         len(pieces) * size,
         {"debiased": str(debiased).lower(), "batch": size},
         unit="1",
         warning=joined(
             "biased upwards: a side has more features than a fifth of the samples" if wide and not debiased else "",
-            "a side is constant" if math.isnan(value) else "",
+            f"a side is {even[0]}" if even else "",
+            "too few samples: the unbiased HSIC of a side with itself is not positive"
+            if math.isnan(value) and not even
+            else "",
         ),
     )
 

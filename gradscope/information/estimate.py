@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from scipy.special import stdtrit
+
 Bound = Literal["estimate", "lower", "upper", "both"]
 Unit = Literal["nats", "bits", "1"]
 NATS_PER_BIT = math.log(2.0)
@@ -40,6 +42,11 @@ class Estimate:
     unit: Unit = "nats"
     warning: str = ""
 
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Both ends of the interval."""
+        return self.low, self.high
+
     def __float__(self) -> float:
         return self.value
 
@@ -63,13 +70,19 @@ class Estimate:
         return replace(self, value=value, low=low, high=high, unit="bits")
 
 
-def interval(value: float, error: float) -> tuple[float, float]:
-    """Return the normal interval of 95 % around a value with a standard error; NaN for an error that is not known.
+def interval(value: float, error: float, parts: int | None = None) -> tuple[float, float]:
+    """Return the interval of 95 % around a value with a standard error; NaN for an error that is not known.
+
+    Args:
+        value: The value.
+        error: Its standard error.
+        parts: Of how many parts of the sample the error is the spread, which makes it Student's interval; the normal
+            one where None.
 
     >>> tuple(round(one, 2) for one in interval(1.0, 0.1))
     (0.8, 1.2)
     """
-    half = 1.959963984540054 * error
+    half = error * (1.959963984540054 if parts is None else float(stdtrit(max(parts - 1, 1), 0.975)))
     return value - half, value + half
 
 

@@ -14,6 +14,8 @@ from gradscope.information.arrays import Array, pair, whole
 from gradscope.information.estimate import Estimate, interval, joined
 
 NAME = "info_nce"
+FOLDS = 5
+CROWDED = 10
 Critic = Callable[[Array, Array], Array]
 
 
@@ -46,21 +48,24 @@ def info_nce(x: ArrayLike, y: ArrayLike, *, critic: Critic | None = None, batch:
 
     Source: van den Oord, Li and Vinyals 2018; Poole et al. 2019 for ceiling and bias.
     """
-    first, second = pair(x, y)
+    first, second = pair(x, y, least=4)
     size = whole("batch", batch, 2)
     order = np.random.default_rng(seed).permutation(len(first))
+    few = ""
+    there = len(order) - (len(order) // 2 if critic is None else 0)
+    if there < size:
+        raise InvalidValueError(f"batch is at most the {there} samples that there are for the bound, not {batch}")
     if critic is None:
         fitted, order = np.split(order, [len(order) // 2])
+        few = _few(len(fitted), first.shape[1] + second.shape[1])
         critic = gaussian_critic(first[fitted], second[fitted])
-    if len(order) < size:
-        raise InvalidValueError(f"batch is at most the {len(order)} samples that there are for the bound, not {batch}")
     batches = [order[start : start + size] for start in range(0, len(order) - size + 1, size)]
     values = np.array([_bound(critic, first[one], second[one]) for one in batches])
     value, ceiling = float(values.mean()), math.log(size)
     error = float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
     return Estimate(
         value,
-        *interval(value, error),
+        *interval(value, error, len(values)),
         NAME,
         len(values) * size,
         {"batch": size, "ceiling": ceiling},
@@ -68,16 +73,16 @@ def info_nce(x: ArrayLike, y: ArrayLike, *, critic: Critic | None = None, batch:
         warning=joined(
             f"close to its ceiling ln {size} = {ceiling:.4g}: there may be much more"
             if value > ceiling - math.log(10)
-            else ""
+            else "",
+            few,
         ),
     )
 
 
 def gaussian_critic(x: Array, y: Array) -> Critic:
     """Fit ln p(y|x)/p(y) of a Gaussian, but for a constant: linear regression with the covariance of its residuals."""
-    inputs, outputs = x.mean(axis=0), y.mean(axis=0)
-    weights = np.linalg.lstsq(x - inputs, y - outputs, rcond=None)[0]
-    conditional = _whitening(y - outputs - (x - inputs) @ weights)
+    inputs, outputs, weights = _regression(x, y)
+    conditional = _whitening(_residuals(x, y))
     marginal = _whitening(y - outputs)
 
     def critic(some_x: Array, some_y: Array) -> Array:
@@ -89,13 +94,38 @@ def gaussian_critic(x: Array, y: Array) -> Critic:
     return critic
 
 
+def _regression(x: Array, y: Array) -> tuple[Array, Array, Array]:
+    inputs, outputs = x.mean(axis=0), y.mean(axis=0)
+    return inputs, outputs, np.linalg.lstsq(x - inputs, y - outputs, rcond=None)[0]
+
+
+def _residuals(x: Array, y: Array) -> Array:
+    """Return what regression leaves of samples that it was not fitted to: those it was fitted to flatter it."""
+    parts = np.arange(len(x)) % FOLDS
+    left = np.empty_like(y)
+    for part in set(parts.tolist()):
+        unseen = parts == part
+        inputs, outputs, weights = _regression(x[~unseen], y[~unseen])
+        left[unseen] = y[unseen] - outputs - (x[unseen] - inputs) @ weights
+    return left
+
+
 def _whitening(residuals: Array) -> Array:
     """Return the matrix that makes residuals white."""
     features = residuals.shape[1]
     covariance = residuals.T @ residuals / len(residuals)
-    # What is predicted without error gets an error of a billionth, so that it can be inverted.
-    covariance += np.eye(features) * max(1e-9 * float(np.trace(covariance)) / features, 1e-300)
+    mean, squares = float(np.trace(covariance)) / features, float((covariance**2).mean())
+    # Shrunk towards a sphere, by much where the samples are few for the features (Chen et al. 2010). What is
+    # predicted without error gets an error of a billionth, so that it can be inverted.
+    denominator = (len(residuals) + 1.0) * (squares - mean**2 / features)
+    share = min(1.0, (squares + mean**2) / denominator) if denominator > 0.0 else 1.0
+    covariance = (1.0 - share) * covariance + np.eye(features) * max(share * mean, 1e-9 * mean, 1e-300)
     return np.asarray(np.linalg.inv(np.linalg.cholesky(covariance)).T, np.float64)
+
+
+def _few(count: int, features: int) -> str:
+    crowded = features * CROWDED > count
+    return f"the critic has {features} features and was fitted to {count} samples: far from tight" if crowded else ""
 
 
 def _bound(critic: Critic, x: Array, y: Array) -> float:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial.distance import pdist, squareform
-from scipy.special import logsumexp
 
 from gradscope.information.arrays import Array, labels, positive, samples
 from gradscope.information.estimate import Estimate, joined
 
 NAME = "kde_bounds"
+SHUFFLES = 8
 
 
 def kde_bounds(t: ArrayLike, y: ArrayLike | None = None, *, noise_var: float) -> Estimate:
@@ -27,7 +26,8 @@ def kde_bounds(t: ArrayLike, y: ArrayLike | None = None, *, noise_var: float) ->
 
     With labels, I(T;Y) = H(T) - H(T|Y), and the bounds are those of both terms: its lower bound is that of H(T) less
     the upper one of H(T|Y), and the other way round; the noise's own entropy cancels. None is above ln n, which is why
-    it warns close to it.
+    it warns close to it. Where the noise is small for the distances between samples, every sample is alone and labels
+    that have nothing to do with t seem told: `chance`, the value for shuffled labels, says how much of it that is.
 
     Args:
         t: Shape (samples, features); every sample is one component of the mixture.
@@ -57,37 +57,46 @@ def kde_bounds(t: ArrayLike, y: ArrayLike | None = None, *, noise_var: float) ->
 def kde_from_distances(squared: Array, classes: NDArray[np.intp] | None, noise_var: float) -> Estimate:
     """Return the bounds from squared distances, which several estimators can share."""
     count = len(squared)
-    upper, lower = (_entropy(squared, scale * noise_var) for scale in (2.0, 8.0))
+    kernels = [np.exp(squared / (-scale * noise_var)) for scale in (2.0, 8.0)]
+    upper, lower = (_entropy(one) for one in kernels)
     settings: dict[str, float | int | str] = {"noise_var": noise_var}
     near = "close to ln n, the most that so many samples can show" if lower > 0.9 * math.log(count) else ""
     if classes is None:
         return Estimate(upper, lower, upper, NAME, count, settings, "both", warning=near)
-    groups = [np.flatnonzero(classes == one) for one in np.unique(classes)]
-    small = min(map(len, groups)) < 2
-    inner = [_within(squared, groups, scale * noise_var) for scale in (2.0, 8.0)]
-    low, high = max(0.0, lower - inner[0]), max(0.0, upper - inner[1])
-    shares = np.array([len(one) for one in groups]) / count
+    sizes = np.bincount(classes)
+    shares = sizes[sizes > 0] / count
     most = float(-(shares * np.log(shares)).sum())
-    alone = "a label with one sample only" if small else ""
+    inner = [_within(one, classes) for one in kernels]
+    low, high = max(0.0, lower - inner[0]), max(0.0, upper - inner[1])
+    random = np.random.default_rng(0)
+    shuffled = [upper - _within(kernels[0], random.permutation(classes)) for _ in range(SHUFFLES)]
+    chance = min(max(0.0, float(np.mean(shuffled))), most)
     return Estimate(
         min(max(0.0, upper - inner[0]), most),
         low,
         min(high, most),
         NAME,
         count,
-        settings,
+        settings | {"chance": chance},
         "both",
-        warning=joined(near, alone),
+        warning=joined(
+            near,
+            f"shuffled labels give {chance:.2g} nats too: few samples for so little noise"
+            if chance > 0.1 * most
+            else "",
+            "a label with one sample only" if 1 in sizes else "",
+        ),
     )
 
 
-def _entropy(squared: Array, scale: float) -> float:
+def _entropy(kernel: Array) -> float:
     """Return the entropy of the mixture above that of its components."""
-    count = len(squared)
-    terms: Any = logsumexp(-squared / scale, axis=1)
-    return max(0.0, float(math.log(count) - terms.mean()))
+    # Every sample is near itself: no sum is below 1.
+    return max(0.0, float(math.log(len(kernel)) - np.log(kernel.sum(axis=1)).mean()))
 
 
-def _within(squared: Array, groups: list[NDArray[np.intp]], scale: float) -> float:
-    """Return the mean entropy within groups, each above that of its components."""
-    return sum(len(one) / len(squared) * _entropy(squared[np.ix_(one, one)], scale) for one in groups)
+def _within(kernel: Array, classes: NDArray[np.intp]) -> float:
+    """Return the mean entropy within classes, each above that of its components."""
+    sizes = np.bincount(classes)
+    sums = (kernel @ np.eye(len(sizes))[classes])[np.arange(len(kernel)), classes]
+    return max(0.0, float((np.log(sizes[classes]) - np.log(sums)).mean()))

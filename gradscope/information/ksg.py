@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import cKDTree
 from scipy.special import digamma
 
 from gradscope.errors import InvalidValueError
-from gradscope.information.arrays import Array, pair, spread_of_parts, whole
+from gradscope.information.arrays import Array, by_parts, pair, shrunk, whole
 from gradscope.information.estimate import Estimate, interval, joined
 
 NAME = "ksg"
@@ -16,19 +18,24 @@ MOST_FEATURES = 5
 PARTS = 8
 JITTER = 1e-10
 MARGIN = 1e-12
+MOST_TIED = 0.05
+RISING = 0.15
+"""Share of an estimate by which it may differ from that of an eighth of the samples."""
 
 
 def ksg(x: ArrayLike, y: ArrayLike, *, k: int = 3, variant: int = 1, seed: int = 0) -> Estimate:
     """Estimate I(X;Y) of continuous variables from the k nearest neighbours of each sample, in the maximum norm.
 
     With eps_i the distance to the k-th neighbour in the joint space, and n_x, n_y how many samples lie nearer in x and
-    in y alone::
+    in y alone, every feature in units of its standard deviation::
 
         variant 1:  psi(k) + psi(n) - < psi(n_x + 1) + psi(n_y + 1) >            strictly nearer than eps_i
         variant 2:  psi(k) - 1/k + psi(n) - < psi(n_x) + psi(n_y) >              within the sides of the rectangle
 
     Nearly unbiased for one or two features; from five features on, and for much information, far too low: for two
-    5-dimensional Gaussians with rho = 0.9 it gives 2.7 of 4.15 nats at n = 1000. Not for discrete values.
+    5-dimensional Gaussians with rho = 0.9 it gives 2.7 of 4.15 nats at n = 1000. Not for discrete values. No more than
+    psi(n) - psi(k) can come out: within ln 10 of that it says only that there is more, infinitely much where one is a
+    function of the other (a layer without noise).
 
     Args:
         x: Shape (samples, features).
@@ -39,7 +46,8 @@ def ksg(x: ArrayLike, y: ArrayLike, *, k: int = 3, variant: int = 1, seed: int =
 
     Returns:
         The estimate in nats, which may be slightly negative; its interval from disjoint eighths of the sample, NaN
-        where these have fewer than 20 samples.
+        where these have fewer than 20 samples. Of 95 % nominally, it held the truth in about 90 of 100 samples of one
+        or two features; it knows nothing of bias, and misses the truth where a warning is given.
 
     Raises:
         InvalidTypeError: An array holds no numbers.
@@ -54,15 +62,15 @@ def ksg(x: ArrayLike, y: ArrayLike, *, k: int = 3, variant: int = 1, seed: int =
         raise InvalidValueError(f"k is below the number of samples, {count}, not {k}")
     if variant not in (1, 2):
         raise InvalidValueError(f"variant is 1 or 2, not {variant!r}")
-    tied = max(_tied(first), _tied(second))
+    tied = max(ties(first), ties(second))
     random = np.random.default_rng(seed)
-    first, second = (one + JITTER * _scale(one) * random.standard_normal(one.shape) for one in (first, second))
+    first, second = (spread(one, random) for one in (first, second))
     value = neighbours(first, second, k, variant)
-    error = spread_of_parts(lambda part: neighbours(first[part], second[part], k, variant), count, PARTS, seed)
+    smaller, error = by_parts(lambda part: neighbours(first[part], second[part], k, variant), count, PARTS, seed)
     features = first.shape[1] + second.shape[1]
     return Estimate(
         value,
-        *interval(value, error),
+        *interval(value, error, PARTS),
         NAME,
         count,
         {"k": k, "variant": variant},
@@ -70,7 +78,11 @@ def ksg(x: ArrayLike, y: ArrayLike, *, k: int = 3, variant: int = 1, seed: int =
             f"{features} features in all: far too low where there is much information"
             if max(first.shape[1], second.shape[1]) >= MOST_FEATURES
             else "",
-            f"{tied:.0%} of the samples are tied: the values are not continuous" if tied > 0.05 else "",
+            f"{tied:.0%} of the samples are tied: the values are not continuous" if tied > MOST_TIED else "",
+            near_ceiling(value, count, k),
+            f"{smaller:.4g} from an eighth of the samples: still rises with the sample, so too low"
+            if value - smaller > max(RISING * value, 4.0 * error)
+            else "",
         ),
     )
 
@@ -104,12 +116,27 @@ def _nearer(values: Array, radius: Array, inclusive: bool) -> NDArray[np.intp]:
     return np.asarray(counts - 1, np.intp)
 
 
-def _scale(values: Array) -> Array:
-    deviation: Array = values.std(axis=0)
-    return np.where(deviation > 0.0, deviation, 1.0)
+def spread(values: Array, random: np.random.Generator) -> Array:
+    """Return every feature in units of its standard deviation, with a jitter that breaks ties.
+
+    Neighbours in the joint space see both sides only where these have one scale.
+    """
+    centre = shrunk(values)
+    deviation: Array = centre.std(axis=0)
+    scaled: Array = centre / np.where(deviation > 0.0, deviation, 1.0)
+    return scaled + JITTER * random.standard_normal(values.shape)
 
 
-def _tied(values: Array) -> float:
+def near_ceiling(value: float, count: int, k: int) -> str:
+    """Warn of an estimate close to the most that so many samples can show."""
+    ceiling = float(digamma(count) - digamma(k))
+    if value <= ceiling - math.log(10.0):
+        return ""
+    more = "there may be much more, without noise infinitely much"
+    return f"close to the most that {count} samples can show, {ceiling:.4g}: {more}"
+
+
+def ties(values: Array) -> float:
     """Return the share of samples that occur more than once."""
     _, counts = np.unique(values, axis=0, return_counts=True)
     return float(counts[counts > 1].sum() / len(values))

@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from gradscope.errors import InvalidValueError, unknown_name
-from gradscope.information.arrays import Array, centred, labels, positive, samples, whole
+from gradscope.information.arrays import Array, centred, flat, labels, positive, precision, samples, whole
 from gradscope.information.binning import binning
 from gradscope.information.cka import cka_of_grams
 from gradscope.information.estimate import Estimate, interval
@@ -57,6 +57,8 @@ class Layer:
 
     values: Array
     sample: Sample
+    eps: float = float(np.finfo(np.float64).eps)
+    """Relative precision of the numbers as they were given."""
     _spectrum: Spectrum | None = field(default=None, repr=False)
     _gram: Array | None = field(default=None, repr=False)
 
@@ -64,7 +66,7 @@ class Layer:
     def spectrum(self) -> Spectrum:
         """Spectrum of all rows."""
         if self._spectrum is None:
-            self._spectrum = spectrum_of(self.values)
+            self._spectrum = spectrum_of(self.values, eps=self.eps)
         return self._spectrum
 
     @property
@@ -97,8 +99,11 @@ def _cka(layer: Layer, other: Array | None) -> Estimate | None:
     # Left out group by group; the unbiased product centres what is left by itself.
     without = [cka_of_grams(layer.gram[np.ix_(one, one)], other[np.ix_(one, one)]) for one in kept]
     error = math.sqrt((GROUPS - 1) * float(np.var(without))) if without else math.nan
-    constant = "a side is constant" if math.isnan(value) else ""
-    return Estimate(value, *interval(value, error), "cka", count, {"debiased": "true"}, unit="1", warning=constant)
+    even = flat(layer.values[layer.sample.rows], layer.eps)
+    warning = f"a side is {even}" if even else "a side is constant" if math.isnan(value) else ""
+    return Estimate(
+        value, *interval(value, error, GROUPS), "cka", count, {"debiased": "true"}, unit="1", warning=warning
+    )
 
 
 def _kde(layer: Layer, classes: bool) -> Estimate | None:
@@ -185,7 +190,9 @@ def panel(
             raise InvalidValueError(f"layer {name!r} has {len(values)} samples and x has {len(sample.x)}")
     # Here, and not in the threads, which share what is done about warnings.
     with unfinished_fits():
-        made = side_by_side(lambda one: _rows(one[0], Layer(one[1], sample), chosen), named.items())
+        made = side_by_side(
+            lambda one: _rows(one[0], Layer(one[1], sample, precision(layers[one[0]])), chosen), named.items()
+        )
         found = [row for layer in (_tracked(made, len(named)) if progress else made) for row in layer]
     return pd.DataFrame(found, columns=pd.Index(COLUMNS))
 

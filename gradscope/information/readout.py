@@ -15,7 +15,7 @@ from scipy import stats
 from scipy.linalg import eigh
 
 from gradscope.errors import InvalidValueError
-from gradscope.information.arrays import Array, labels, pair, samples, whole
+from gradscope.information.arrays import Array, centred, labels, pair, samples, whole
 from gradscope.information.estimate import Estimate, interval, joined
 from gradscope.loading import undrawn
 
@@ -52,6 +52,7 @@ def reconstruction(t: ArrayLike, x: ArrayLike, *, folds: int = 5, seed: int = 0)
     Source: Hoerl and Kennard 1970; Alain and Bengio 2016 for linear readers of layers.
     """
     layer, inputs = pair(t, x, ("t", "x"))
+    inputs = centred(inputs)
     count = len(layer)
     _enough(folds, count)
     predicted = np.empty((len(PENALTIES), *inputs.shape))
@@ -59,7 +60,7 @@ def reconstruction(t: ArrayLike, x: ArrayLike, *, folds: int = 5, seed: int = 0)
         predicted[:, unseen] = _Ridge.of(layer[seen], inputs[seen]).read(layer[unseen])
     tried = ((inputs - predicted) ** 2).sum(axis=2)
     errors = min(tried, key=lambda one: float(one.sum()))
-    spreads = ((inputs - inputs.mean(axis=0)) ** 2).sum(axis=1)
+    spreads = (inputs**2).sum(axis=1)
     total = float(spreads.sum())
     value = 1.0 - float(errors.sum()) / total if total > 0.0 else math.nan
     deviation = float((errors - (1.0 - value) * spreads).std()) * math.sqrt(count) / total if total > 0.0 else math.nan
@@ -143,7 +144,7 @@ class _Ridge:
     def of(cls, t: Array, x: Array) -> _Ridge:
         mean, scale, target = t.mean(axis=0), t.std(axis=0), x.mean(axis=0)
         # A constant feature, as far as rounding lets one tell.
-        scale[scale <= ROUNDING * (np.abs(mean) + 1.0)] = 1.0
+        scale[scale <= ROUNDING * np.abs(mean)] = 1.0
         given = (t - mean) / scale
         count, features = given.shape
         values, vectors = eigh(given @ given.T if features > count else given.T @ given)

@@ -10,13 +10,11 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from gradscope.errors import InvalidValueError
-from gradscope.information.arrays import Array, centred, samples, whole
+from gradscope.information.arrays import Array, flat, precision, samples, whole
 from gradscope.information.estimate import interval
 from gradscope.information.panel import ROWS, gram_of
 
 GROUPS = 10
-FLAT = 4.0 * float(np.finfo(np.float32).eps)
-"""Deviation between samples, relative to the size of the values, that is rounding in single precision."""
 COLUMNS = ("layer", "other", "value", "low", "high", "n", "warning")
 
 
@@ -55,7 +53,8 @@ def similarity(layers: Mapping[str, ArrayLike], *, rows: int = ROWS, seed: int =
     chosen = {name: one[places] for name, one in named.items()}
     grams = [gram_of(one) for one in chosen.values()]
     values, errors = cka_matrix(grams)
-    warnings = [_flat(one) for one in chosen.values()]
+    found = [flat(one, precision(layers[name])) for name, one in chosen.items()]
+    warnings = [f"a side is {one}" if one else "" for one in found]
     names = list(named)
     return pd.DataFrame(
         [
@@ -63,7 +62,7 @@ def similarity(layers: Mapping[str, ArrayLike], *, rows: int = ROWS, seed: int =
                 name,
                 other,
                 float(values[row, column]),
-                *interval(float(values[row, column]), float(errors[row, column])),
+                *interval(float(values[row, column]), float(errors[row, column]), GROUPS),
                 len(places),
                 warnings[row] or warnings[column],
             )
@@ -112,10 +111,3 @@ def _count(named: Mapping[str, Array]) -> int:
         if len(one) != count:
             raise InvalidValueError(f"layer {name!r} has {len(one)} samples and layer {first!r} has {count}")
     return count
-
-
-def _flat(values: Array) -> str:
-    spread, size = (float(np.sqrt(np.mean(one**2))) for one in (centred(values), values))
-    if spread == 0.0:
-        return "a side is constant"
-    return "a side is constant but for rounding" if spread <= FLAT * size else ""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from gradscope.information.arrays import Array, pair, spread_of_parts, whole
+from gradscope.information.arrays import Array, by_parts, pair, whole
 from gradscope.information.estimate import Estimate, interval, joined
-from gradscope.information.ksg import JITTER, PARTS, neighbours
+from gradscope.information.ksg import MOST_TIED, PARTS, near_ceiling, neighbours, spread, ties
 
 NAME = "sliced"
 
@@ -46,7 +46,7 @@ def sliced(x: ArrayLike, y: ArrayLike, *, slices: int = 100, k: int = 3, seed: i
     values = np.array([neighbours(one, other, k) for one, other in lines])
     value = float(values.mean())
     chosen = lines[: min(8, slices)]
-    by_sample = spread_of_parts(
+    _, by_sample = by_parts(
         lambda part: float(np.mean([neighbours(one[part], other[part], k) for one, other in chosen])),
         count,
         PARTS,
@@ -56,11 +56,17 @@ def sliced(x: ArrayLike, y: ArrayLike, *, slices: int = 100, k: int = 3, seed: i
     by_slice = 0.0 if single or slices < 2 else float(values.std(ddof=1) / np.sqrt(slices))
     return Estimate(
         value,
-        *interval(value, float(np.hypot(by_sample, by_slice))),
+        *interval(value, float(np.hypot(by_sample, by_slice)), PARTS),
         NAME,
         count,
         {"slices": slices, "k": k, "seed": seed},
-        warning=joined("fewer than 20 slices: the directions decide" if slices < 20 and not single else ""),
+        warning=joined(
+            "fewer than 20 slices: the directions decide" if slices < 20 and not single else "",
+            near_ceiling(value, count, k),
+            "samples are tied on both sides: the values are not continuous"
+            if min(ties(first), ties(second)) > MOST_TIED
+            else "",
+        ),
     )
 
 
@@ -68,5 +74,4 @@ def _line(values: Array, random: np.random.Generator) -> Array:
     """Project onto a random direction, with a jitter that breaks ties."""
     direction = random.standard_normal(values.shape[1])
     line: Array = values @ (direction / np.linalg.norm(direction))
-    scale = float(line.std()) or 1.0
-    return (line + JITTER * scale * random.standard_normal(len(line)))[:, None]
+    return spread(line[:, None], random)

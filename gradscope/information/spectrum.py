@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from scipy.linalg import eigh, eigvalsh
 
 from gradscope.errors import InvalidValueError
-from gradscope.information.arrays import Array, centred, samples
+from gradscope.information.arrays import Array, flat, precision, samples, shrunk
 from gradscope.information.estimate import Estimate, interval, joined
 
 ENOUGH = 5
@@ -21,38 +21,47 @@ ROUNDING = 1e-14
 
 @dataclass(frozen=True)
 class Spectrum:
-    """Eigenvalues of the covariance of centred features.
+    """Eigenvalues of the covariance of centred features, in units of the square of their largest entry.
 
     Attributes:
         values: Not negative, ascending; as many as the smaller of samples and features.
         scores: (u_k . x_i)^2 for each sample i and eigenvector k; None where they were not asked for.
         n: Samples.
         features: Features.
+        flat: Says where the samples differ by no more than rounding.
     """
 
     values: Array
     scores: Array | None
     n: int
     features: int
+    flat: str = ""
 
 
-def spectrum_of(x: ArrayLike, *, scores: bool = True) -> Spectrum:
+def spectrum_of(x: ArrayLike, *, scores: bool = True, eps: float | None = None) -> Spectrum:
     """Return the spectrum of an array (samples, features), from the Gram matrix of the smaller side in float64.
+
+    Args:
+        x: Shape (samples, features).
+        scores: Keep what each sample has to do with each eigenvector.
+        eps: Relative precision that the numbers once had; that of the array as given where None.
 
     Raises:
         InvalidTypeError: It holds no numbers.
         InvalidValueError: It is empty or not finite.
     """
-    given = centred(samples("x", x))
+    values = samples("x", x)
+    even = flat(values, precision(x) if eps is None else eps)
+    given = shrunk(values)
     count, features = given.shape
     wide = features > count
     matrix = (given @ given.T if wide else given.T @ given) / count
     if not scores:
-        return Spectrum(np.clip(eigvalsh(matrix), 0.0, None), None, count, features)
-    values, vectors = eigh(matrix)
-    values = np.clip(values, 0.0, None)
-    projected = count * values * vectors**2 if wide else (given @ vectors) ** 2
-    return Spectrum(values, projected, count, features)
+        return Spectrum(np.clip(eigvalsh(matrix), 0.0, None), None, count, features, even)
+    found, vectors = eigh(matrix)
+    found = np.clip(found, 0.0, None)
+    projected = count * found * vectors**2 if wide else (given @ vectors) ** 2
+    return Spectrum(found, projected, count, features, even)
 
 
 def effective_rank(x: ArrayLike | Spectrum) -> Estimate:
@@ -69,7 +78,8 @@ def effective_rank(x: ArrayLike | Spectrum) -> Estimate:
         x: Shape (samples, features), or its spectrum.
 
     Returns:
-        The value; its interval by the infinitesimal jackknife over samples.
+        The value; its interval by the infinitesimal jackknife over samples, which knows nothing of the bias: of 95 %
+        nominally, it held the truth in 93, 83 and 53 of 100 samples with 100, 20 and 6 samples per feature.
 
     Raises:
         InvalidTypeError: It holds no numbers.
@@ -77,7 +87,7 @@ def effective_rank(x: ArrayLike | Spectrum) -> Estimate:
 
     Source: Roy and Vetterli 2007.
     """
-    return _estimate("effective_rank", x, _rank, _rank_slope, few=True)
+    return _estimate("effective_rank", x, _rank, _rank_slope)
 
 
 def participation_ratio(x: ArrayLike | Spectrum) -> Estimate:
@@ -90,7 +100,8 @@ def participation_ratio(x: ArrayLike | Spectrum) -> Estimate:
         x: Shape (samples, features), or its spectrum.
 
     Returns:
-        The value; its interval by the infinitesimal jackknife over samples.
+        The value; its interval by the infinitesimal jackknife over samples, which knows nothing of the bias: of 95 %
+        nominally, it held the truth in 93, 91 and 70 of 100 samples with 100, 20 and 6 samples per feature.
 
     Raises:
         InvalidTypeError: It holds no numbers.
@@ -98,7 +109,7 @@ def participation_ratio(x: ArrayLike | Spectrum) -> Estimate:
 
     Source: Gao et al. 2017.
     """
-    return _estimate("participation_ratio", x, _ratio, _ratio_slope, few=True)
+    return _estimate("participation_ratio", x, _ratio, _ratio_slope)
 
 
 def pca_saturation(x: ArrayLike | Spectrum, *, share: float = 0.99) -> Estimate:
@@ -125,7 +136,7 @@ def pca_saturation(x: ArrayLike | Spectrum, *, share: float = 0.99) -> Estimate:
     needed = int(np.searchsorted(held, share * total * (1.0 - 1e-12)) + 1) if total > 0.0 else 0
     value = needed / found.features
     return Estimate(
-        value, math.nan, math.nan, "pca_saturation", found.n, {"share": share}, unit="1", warning=_few(found)
+        value, math.nan, math.nan, "pca_saturation", found.n, {"share": share}, unit="1", warning=_doubts(found)
     )
 
 
@@ -134,7 +145,6 @@ def _estimate(
     x: ArrayLike | Spectrum,
     function: Callable[[Array], float],
     slope: Callable[[Array, float], Array],
-    few: bool,
 ) -> Estimate:
     found = x if isinstance(x, Spectrum) else spectrum_of(x)
     value = function(found.values) if found.values.max(initial=0.0) > 0.0 else 0.0
@@ -143,14 +153,15 @@ def _estimate(
         # Each sample adds (u.x)^2 - lambda to an eigenvalue, to first order.
         shares = (found.scores - found.values) @ slope(found.values, value)
         error = float(shares.std()) / math.sqrt(found.n)
-    return Estimate(value, *interval(value, error), name, found.n, unit="1", warning=_few(found) if few else "")
+    return Estimate(value, *interval(value, error), name, found.n, unit="1", warning=_doubts(found))
 
 
-def _few(found: Spectrum) -> str:
+def _doubts(found: Spectrum) -> str:
     return joined(
         f"{found.n} samples for {found.features} features: biased downwards"
         if found.n < ENOUGH * found.features
-        else ""
+        else "",
+        f"the features are {found.flat}" if found.flat else "",
     )
 
 

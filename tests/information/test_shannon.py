@@ -128,6 +128,20 @@ def test_the_bounds_with_labels_enclose_the_entropy_of_labels_that_are_told_apar
     assert mixed.value < 0.05
 
 
+def test_bounds_say_what_labels_without_meaning_would_give() -> None:
+    """Where every sample is alone, it has a label of its own: the bounds find all of H(Y) in labels by chance."""
+    random = np.random.default_rng(0)
+    t, y = random.standard_normal((256, 3)), np.arange(256) % 10
+    few = information.kde_bounds(t, y, noise_var=0.1)
+    assert few.value > 1.2
+    assert few.parameters["chance"] == pytest.approx(few.value, abs=0.1)
+    assert (
+        few.warning == f"shuffled labels give {few.parameters['chance']:.2g} nats too: few samples for so little noise"
+    )
+    enough = information.kde_bounds(t, y, noise_var=1.0)
+    assert (enough.value < 0.25, enough.warning) == (True, "")
+
+
 def test_bounds_near_ln_n_warn() -> None:
     t = 100.0 * np.random.default_rng(0).standard_normal((100, 4))
     found = information.kde_bounds(t, noise_var=1e-3)
@@ -152,8 +166,67 @@ def test_neighbours_find_the_information_of_gaussians(
 
 def test_neighbours_agree_with_another_implementation() -> None:
     x, y = gaussians(1000, 0.9)
-    other = float(np.asarray(ennemi.estimate_mi(y[:, 0], x[:, 0], k=3, preprocess=False)).item())
+    other = float(np.asarray(ennemi.estimate_mi(1000.0 * y[:, 0], x[:, 0], k=3, preprocess=True)).item())
     assert information.ksg(x, y).value == pytest.approx(other, abs=1e-3)
+
+
+@pytest.mark.parametrize("variant", [1, 2])
+@pytest.mark.parametrize("scale", [1e-30, 1e-8, 1e3, 1e8])
+def test_the_scale_of_a_side_and_of_a_feature_is_nothing_to_neighbours(scale: float, variant: int) -> None:
+    """Neighbours in the joint space see only the side with the larger numbers, unless both have one scale."""
+    x, y = gaussians(400, 0.9, 2)
+    found = information.ksg(x, y, variant=variant).value
+    assert information.ksg(scale * x + 3.0 * scale, y, variant=variant).value == pytest.approx(found, abs=1e-6)
+    assert information.ksg(x, y * [1.0, scale], variant=variant).value == pytest.approx(found, abs=1e-6)
+    one = information.sliced(x[:, :1], y[:, :1], slices=1).value
+    assert information.sliced(scale * x[:, :1], y[:, :1], slices=1).value == pytest.approx(one, abs=1e-6)
+
+
+@pytest.mark.parametrize("noise", [0.1, 0.5, 1.0])
+def test_neighbours_find_the_information_of_uniform_noise(noise: float) -> None:
+    """Of x uniform on (0, 1) with noise uniform on (0, a): a / 2 - ln a nats."""
+    random = np.random.default_rng(1)
+    x = random.random(2000)
+    found = information.ksg(x, x + noise * random.random(2000))
+    assert found.value == pytest.approx(noise / 2 - math.log(noise), abs=0.08)
+    assert found.warning == ""
+
+
+def test_a_function_without_noise_is_warned_of() -> None:
+    x, _ = gaussians(1000, 0.0)
+    ceiling = (
+        "close to the most that 1000 samples can show, 5.984: there may be much more, without noise infinitely much"
+    )
+    for found in (information.ksg(x, np.tanh(x)), information.ksg(x, -x, variant=2), information.sliced(x, x**3)):
+        assert found.value > 4.0
+        assert found.warning.startswith(ceiling)
+    assert information.ksg(*gaussians(1000, 0.99)).warning == ""
+
+
+def test_an_estimate_that_still_rises_with_the_sample_is_warned_of() -> None:
+    """Three features are few, but 2.49 nats are much for them: 2.2 at n = 1000."""
+    found = information.ksg(*gaussians(1000, 0.9, 3))
+    assert found.high < exact(0.9, 3)
+    assert found.warning.endswith("from an eighth of the samples: still rises with the sample, so too low")
+    assert information.ksg(*gaussians(1000, 0.9, 1)).warning == ""
+    assert information.ksg(*gaussians(1000, 0.5, 2)).warning == ""
+
+
+def test_a_constant_tells_nothing() -> None:
+    """Also one whose mean is rounded, such as that of two hundred times 0.1."""
+    flat, x = np.full((200, 3), 0.1), gaussians(200, 0.0, 3)[0]
+    for estimator in (information.ksg, information.sliced, information.gaussian, information.info_nce):
+        options = {"batch": 50} if estimator is information.info_nce else {}
+        for other in (flat, x):
+            assert abs(estimator(flat, other, **options).value) < 0.12, estimator
+            assert math.isfinite(estimator(other, flat, **options).value)
+
+
+def test_values_tied_on_both_sides_are_warned_of() -> None:
+    y = np.arange(200) % 2
+    tied = "samples are tied on both sides: the values are not continuous"
+    assert tied in information.sliced(y[:, None] * [1.0, 2.0], np.eye(2)[y]).warning
+    assert information.sliced(gaussians(200, 0.0)[0], y).warning == ""
 
 
 def test_neighbours_in_one_dimension_are_counted_as_in_several() -> None:
@@ -182,9 +255,9 @@ def test_neighbours_are_counted_as_by_hand() -> None:
 
 def test_neighbours_warn_where_they_are_far_too_low() -> None:
     found = information.ksg(*gaussians(1000, 0.9, 5))
-    assert found.warning == "10 features in all: far too low where there is much information"
+    assert found.warning.startswith("10 features in all: far too low where there is much information; ")
     assert found.value < 3.2
-    assert information.ksg(*gaussians(1000, 0.9, 4)).warning == ""
+    assert information.ksg(*gaussians(1000, 0.3, 4)).warning == ""
     tied = information.ksg(np.arange(200) % 4, np.arange(200) % 3)
     assert tied.warning == "100% of the samples are tied: the values are not continuous"
 
@@ -235,6 +308,9 @@ def test_without_a_critic_a_gaussian_is_fitted_to_other_samples() -> None:
     found = information.info_nce(*gaussians(4096, 0.9), batch=512)
     assert found.value == pytest.approx(0.82, abs=0.06)
     assert found.n == 2048
+    wide = information.info_nce(*gaussians(200, 0.9, 300), batch=50)
+    assert -1.0 < wide.value <= math.log(50)
+    assert "the critic has 600 features and was fitted to 100 samples: far from tight" in wide.warning
     nothing = information.info_nce(*gaussians(4096, 0.0), batch=512)
     assert nothing.value == pytest.approx(0.0, abs=0.02)
 
@@ -249,6 +325,19 @@ def test_gaussians_are_met(rho: float, features: int) -> None:
     covered = [information.gaussian(*gaussians(500, rho, features, seed)) for seed in range(60)]
     if rho:
         assert sum(one.low <= exact(rho, features) <= one.high for one in covered) >= 50
+
+
+def test_gaussians_of_any_covariance_are_met() -> None:
+    """-ln det S / (det S_x det S_y) / 2, for a covariance without structure."""
+    random = np.random.default_rng(1)
+    mix = random.standard_normal((5, 5))
+    determinant = lambda one: float(np.linalg.slogdet(one)[1])  # noqa: E731
+    s = mix @ mix.T
+    truth = 0.5 * (determinant(s[:2, :2]) + determinant(s[2:, 2:]) - determinant(s))
+    z = random.standard_normal((20_000, 5)) @ mix.T
+    found = information.gaussian(z[:, :2], 1e-8 * z[:, 2:])
+    assert found.low < truth < found.high
+    assert information.info_nce(z[:, :2], z[:, 2:], batch=500).value == pytest.approx(truth, abs=0.06)
 
 
 def test_a_gaussian_knows_nothing_of_scale_and_sees_a_copy_as_infinite() -> None:

@@ -57,7 +57,7 @@ def test_few_rows_have_no_interval() -> None:
 
 
 def test_what_is_constant_is_not_known_and_rounding_is_warned_of() -> None:
-    rounding = 0.5 + 3e-8 * RANDOM.standard_normal((200, 4))
+    rounding = (0.5 + 3e-8 * RANDOM.standard_normal((200, 4))).astype(np.float32)
     frame = information.similarity({"x": X, "flat": np.full((200, 3), 0.25), "rounding": rounding})
     said = frame.set_index(["layer", "other"])
     assert pd.isna(said["value"].loc[("x", "flat")])
