@@ -115,6 +115,7 @@ def _register(app: Dash) -> None:
         ClientsideFunction("gradscope", "theme"),
         Output("theme", "data"),
         Output("mantine", "forceColorScheme"),
+        Output("dark", "checked"),
         Input("dark", "checked"),
         State("url", "pathname"),
     )

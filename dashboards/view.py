@@ -114,9 +114,11 @@ def chosen(state: FlowState, trigger: str | None, values: Mapping[str, Any]) -> 
 
 
 def metric_choices(run: Run) -> list[dict[str, Any]]:
-    """Return the recorded metrics by group."""
+    """Return the recorded metrics by group; the ends of an interval are no choices of their own."""
     groups: dict[str, list[dict[str, str]]] = {}
     for name, spec in run.metrics.items():
+        if name.removesuffix("_low").removesuffix("_high") != name and spec.group == "information":
+            continue
         groups.setdefault(spec.group.capitalize(), []).append({"value": name, "label": shortened(spec.label)})
     return [{"group": group, "items": items} for group, items in groups.items()]
 

@@ -75,10 +75,12 @@ window.dash_clientside.gradscope = {
         }
         return JSON.stringify(after) === JSON.stringify(before) ? window.dash_clientside.no_update : after;
     },
+    // Before the switch was ever moved, the system's own choice holds.
     theme: function (dark) {
-        const name = dark ? "dark" : "light";
+        const wanted = dark ?? window.matchMedia("(prefers-color-scheme: dark)").matches;
+        const name = wanted ? "dark" : "light";
         document.documentElement.dataset.agThemeMode = name;
-        return [name, name];
+        return [name, name, dark === wanted ? window.dash_clientside.no_update : wanted];
     },
 };
 

@@ -15,6 +15,7 @@ from gradscope.dashboards.information_view import numbers_frame, origins_frame, 
 from gradscope.dashboards.pages import information
 from gradscope.dashboards.source import Source
 from gradscope.dashboards.state import InformationState
+from gradscope.dashboards.view import metric_choices
 
 
 def train(folder: Path, steps: int = 7, **options: Any) -> None:
@@ -62,6 +63,14 @@ def test_the_first_run_with_a_sample_is_shown_at_its_newest_step(source: Source)
         "both; kde_bounds, samples = 80, rows = 80, noise_var = 0.1; steps 0 to 6"
     )
     assert page["heatmap"].layout.title.text == "Effective rank over depth and step"
+
+
+def test_the_flow_page_offers_estimates_and_not_the_ends_of_their_intervals(source: Source) -> None:
+    offered = {group["group"]: group["items"] for group in metric_choices(source.runs["sampled"])}
+    names = [item["value"] for item in offered["Information"]]
+    assert names == list(source.runs["sampled"].metrics)[-18::3]
+    assert names[0] == "effective_rank"
+    assert not any(name.endswith(("_low", "_high")) for name in names)
 
 
 def test_step_estimator_and_metric_are_those_of_the_state(source: Source) -> None:

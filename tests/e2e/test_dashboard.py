@@ -197,6 +197,22 @@ def test_pages_are_reached_by_links(site: Any) -> None:
     expect(page.locator("#page-lost")).to_be_visible()
 
 
+def test_the_system_chooses_between_light_and_dark_until_the_user_does(site_of: Any, folder: Path) -> None:
+    site = site_of(str(folder))
+    site.page.emulate_media(color_scheme="dark")
+    page = site.open("/sweep")
+    theme, switch = page.locator("html"), page.locator("#dark")
+    expect(theme).to_have_attribute("data-mantine-color-scheme", "dark")
+    expect(switch).to_be_checked()
+    page.locator("label[for=dark]").first.click()
+    expect(theme).to_have_attribute("data-mantine-color-scheme", "light")
+    page.reload()
+    expect(page.locator("#sweep-map .gtitle")).to_be_visible()
+    expect(theme).to_have_attribute("data-mantine-color-scheme", "light")
+    expect(switch).not_to_be_checked()
+    assert site.troubles == []
+
+
 def test_dark_mode_reaches_figures_and_table(site: Any) -> None:
     page = site.open("/flow?run=plain")
     subtitle(page, "flow-profile", "plain")
