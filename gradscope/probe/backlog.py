@@ -39,6 +39,8 @@ PATIENT_ROWS, PATIENT_PILES, PATIENT_SECONDS = 8192, 512, 0.9
 SPARING, MOST_PATIENCE = 300, 5.0
 # A histogram is five hundred numbers.
 PATIENT_HISTOGRAMS = 512
+# Rows of histograms that the writer may hold: a kilobyte each, and as dear to write later as now.
+UNWRITTEN_HISTOGRAMS = 4096
 Fault = Callable[[int, str, str, Exception], None]
 Look = Callable[[NDArray[np.int64], Array, Mask], None]
 
@@ -89,7 +91,7 @@ class Backlog:
         self._none_dead: dict[tuple[int, int], float] = {}
         self._steps: list[Step] = []
         self._targets: Targets = {}
-        self._rows = 0
+        self._rows = self._held = self._unwritten = 0
         self._settled, self._patience = time.monotonic(), 1.0
         self._most = PATIENT_HISTOGRAMS if plan.histograms else PATIENT_ROWS
 
@@ -121,11 +123,13 @@ class Backlog:
         for row, found in enumerate(readings, start=self._rows):
             self._note(row, found)
         self._rows += len(readings)
+        # Also those whose rows a reader has asked for: the piles hold what they were made of.
+        self._held += len(readings)
         self._steps.append(step)
         late = time.monotonic() - self._settled > PATIENT_SECONDS * self._patience
         if sharded.exist:
             self.settle(sharded)
-        elif late or self._rows > self._most or len(self.tally) > PATIENT_PILES or not self.tally.is_on_host:
+        elif late or self._held > self._most or len(self.tally) > PATIENT_PILES or not self.tally.is_on_host:
             self.settle()
 
     def _note(self, row: int, readings: Iterable[Reading]) -> None:
@@ -143,6 +147,7 @@ class Backlog:
         try:
             self.make_rows(sharded)
         finally:
+            self._held = 0
             self.tally.clear()
             self._settled = now = time.monotonic()
             self._patience = min(max(SPARING * (now - start) / PATIENT_SECONDS, 1.0), MOST_PATIENCE)
@@ -221,7 +226,7 @@ class Backlog:
         """Add histograms; of a gradient whose loss scale is no power of two there is none, and of a shard neither."""
         rows = [(step, row) for step in steps for row in range(len(step.ids))]
         found = []
-        for (place, quantity), counted in histograms_by_row(targets).items():
+        for (place, quantity), counted in histograms_by_row(targets):
             step, row = rows[place]
             shift = _shift(quantity, step.scales[row]) if step.scales is not None else 0
             if shift is not None:
@@ -230,6 +235,10 @@ class Backlog:
             ids = {key: int(number) for step in steps for key, number in zip(step.keys, step.ids, strict=True)}
             found = sharded.without_histograms(found, ids)
         self._writer.append("histograms", found)
+        self._unwritten += len(found)
+        if self._unwritten > UNWRITTEN_HISTOGRAMS:
+            self._unwritten = 0
+            self._writer.flush()
 
 
 def _shift(quantity: str, scales: Scales) -> int | None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable, Sequence
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -227,19 +227,34 @@ def _pooled(first: Units, second: Units) -> Units:
     return Units(samples, share, first.step, bool((share == 1.0).any()))
 
 
-def histograms_by_row(targets: Targets) -> dict[tuple[int, str], tuple[Array, int, int]]:
-    """Gather counts, sampled entries and entries by row of the table and signal, micro-batches added up."""
-    found: dict[tuple[int, str], tuple[Array, int, int]] = {}
-    for (pile, target), notes in targets.items():
-        quantity = signals_of(target)[0]
-        if quantity not in pile.bins:
+def histograms_by_row(targets: Targets) -> Iterator[tuple[tuple[int, str], tuple[Array, int, int]]]:
+    """Yield counts, sampled entries and entries by row of the table and signal, micro-batches added up.
+
+    One after the other: all of them at once would be half a kilobyte for every bin of every row that waits.
+    """
+    notes = [
+        (pile, quantity, place, row)
+        for (pile, target), (places, rows) in targets.items()
+        if (quantity := signals_of(target)[0]) in pile.bins
+        for place, row in zip(places, rows, strict=True)
+    ]
+    parts = Counter((row, quantity) for _, quantity, _, row in notes)
+    bins: dict[tuple[Pile, str], Array] = {}
+    pooled: dict[tuple[int, str], tuple[Array, int, int]] = {}
+    for pile, quantity, place, row in notes:
+        if (pile, quantity) not in bins:
+            bins[pile, quantity] = _whole(pile.bins[quantity])
+        counts, of_one, key = bins[pile, quantity][place], pile.reducer, (row, quantity)
+        if parts[key] == 1:
+            yield key, (counts, of_one.sampled, of_one.entries)
             continue
-        bins = np.concatenate(pile.bins[quantity])
-        for place, row in zip(*notes, strict=True):
-            counts, sampled, entries = found.get((row, quantity), (np.zeros(bins.shape[1]), 0, 0))
-            of_one = pile.reducer
-            found[row, quantity] = counts + bins[place], sampled + of_one.sampled, entries + of_one.entries
-    return found
+        before, sampled, entries = pooled.get(key, (np.zeros(len(counts)), 0, 0))
+        pooled[key] = before + counts, sampled + of_one.sampled, entries + of_one.entries
+    yield from pooled.items()
+
+
+def _whole(tables: Sequence[Array]) -> Array:
+    return tables[0] if len(tables) == 1 else np.concatenate(tables)
 
 
 def unit_rows(step: int, call_id: int, units: Units, window: UnitWindow) -> Iterable[dict[str, Any]]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import gradscope as gs
-from gradscope.probe.backlog import PATIENT_PILES
+from gradscope.probe.backlog import PATIENT_HISTOGRAMS, PATIENT_PILES, UNWRITTEN_HISTOGRAMS
 from gradscope.probe.piles import SMALL
 
 
@@ -215,6 +215,41 @@ def test_sequences_of_every_length_keep_memory_bounded(tmp_path: Path) -> None:
             most = max(most, len(probe._sink.tally))
     assert most <= PATIENT_PILES + 16
     assert probe.run.frame("output_grad_norm").notna().all(axis=None)
+
+
+def test_a_reader_that_looks_at_every_step_makes_nobody_hold_more(tmp_path: Path) -> None:
+    """Rows that were read early are made; what they were made of is not held until enough others wait."""
+    model = plain()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    most = 0
+    with gs.watch(model, optimizer, out=tmp_path / "run", every=1, metrics="histograms") as probe:
+        probe._sink.backlog._patience = 1e6  # no clock has a say
+        for _ in range(2 * PATIENT_HISTOGRAMS):
+            model(torch.randn(5, 6)).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            probe._sink.settle()
+            most = max(most, *(pile.size for pile in probe._sink.tally._piles.values()), 0)
+    assert 0 < most <= PATIENT_HISTOGRAMS
+    assert probe.run.histograms["step"].nunique() == 2 * PATIENT_HISTOGRAMS
+
+
+def test_histograms_do_not_wait_for_a_seldom_flush(tmp_path: Path) -> None:
+    model = plain()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    most = 0
+    with gs.watch(model, optimizer, out=tmp_path / "run", every=1, metrics="histograms") as probe:
+        probe._writer._flush_seconds = 1e6
+        for _ in range(1500):
+            model(torch.randn(5, 6)).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            most = max(most, len(probe._writer._waiting["histograms"]))
+    of_a_step = 2 * 4
+    assert PATIENT_HISTOGRAMS < most <= UNWRITTEN_HISTOGRAMS + (PATIENT_HISTOGRAMS + 2) // 2 * of_a_step
+    found = probe.run.histograms
+    assert found.groupby("step").size().eq(found.groupby("step").size()[0]).all()
+    assert found["step"].nunique() == 1500
 
 
 @pytest.mark.parametrize("peek", ["after the forward pass", "after the backward pass"])

@@ -43,7 +43,8 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "ConvTranspose2d": (lambda: nn.ConvTranspose2d(6, 6, 1), (2, 6, 4, 4)),
     "Conv1d without samples": (lambda: nn.Conv1d(6, 6, 3, padding=1), (6, 5)),
 }
-# In place, torch computes the slope of elu and its kin from the output.
+# In place, torch computes the slope of elu and its kin from the output: the gradients of the training itself differ.
+FROM_THE_OUTPUT = ("elu", "selu", "celu")
 ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-5, torch.bfloat16: 2e-2}
 
 
@@ -113,7 +114,8 @@ def test_in_place_on_the_input_of_a_layer(function: str, tmp_path: Path) -> None
             probe.step()
         runs.append(probe.run)
     for metric in ("output_grad_norm", "output_rms", "output_mean"):
-        rounding = ROUNDING[torch.float32]
+        # Of single precision, what these differ by is a rounding of every entry.
+        rounding = 1e-7 if function in FROM_THE_OUTPUT and metric == "output_grad_norm" else 0.0
         np.testing.assert_allclose(runs[0].frame(metric), runs[1].frame(metric), rtol=rounding, err_msg=metric)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 SCRIPT = """
-import ctypes, gc, json, sys, pyarrow, torch, gradscope as gs
+import gc, json, sys, torch, gradscope as gs
 from torch import nn
 
 torch.set_num_threads(1)
@@ -27,7 +27,7 @@ optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
 x, y = torch.randn(64, 1, 8, 8), torch.randint(0, 10, (64,))
 found = []
 with gs.watch(model, optimizer, out=sys.argv[1], every=1, metrics="all") as probe:
-    for step in range(801):
+    for step in range(501):
         loss = nn.functional.cross_entropy(model(x), y)
         if how == "graph of the gradient":
             squares = torch.autograd.grad(loss, list(model.parameters()), create_graph=True)
@@ -44,9 +44,6 @@ with gs.watch(model, optimizer, out=sys.argv[1], every=1, metrics="all") as prob
             del loss
             probe.run  # flushes
             gc.collect()
-            # What allocators keep for the next time is nobody's: how much it is depends on when rows were written.
-            pyarrow.default_memory_pool().release_unused()
-            ctypes.CDLL(None).malloc_trim(0)
             tensors = sum(isinstance(one, torch.Tensor) for one in gc.get_objects())
             with open("/proc/self/statm") as file:
                 found.append((tensors, len(gc.get_objects()), int(file.read().split()[1]) * 4096))
@@ -61,8 +58,7 @@ def test_memory_is_flat_over_500_steps_with_everything_on(how: str, tmp_path: Pa
     done = subprocess.run([sys.executable, "-c", SCRIPT, str(tmp_path / "run"), how], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     tensors, objects, resident = zip(*json.loads(done.stdout), strict=True)
-    # From step 300 on: by then the first parts are merged and every cache is filled. How much is resident in between
-    # depends on when parts are merged; a leak of one activation a step would show as more.
+    # From step 100 on: by then the first parts are merged and every cache is filled.
     assert len(set(tensors[1:])) == 1, tensors
     assert max(objects[1:]) - objects[1] < 5000, objects
-    assert max(resident[6:]) - max(resident[3:6]) < 32 * MEBIBYTE, [one / MEBIBYTE for one in resident]
+    assert max(resident[1:]) - resident[1] < 16 * MEBIBYTE, [one / MEBIBYTE for one in resident]
