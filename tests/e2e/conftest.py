@@ -113,6 +113,14 @@ def site_of(browser: Browser) -> Iterator[Callable[[Any], Site]]:
         close()
 
 
+@pytest.fixture
+def site(shared: Site) -> Iterator[Site]:
+    """The page of a module's dashboard; what went wrong in it fails the test."""
+    shared.troubles.clear()
+    yield shared
+    assert shared.troubles == []
+
+
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("e2e")

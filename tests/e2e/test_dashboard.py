@@ -1,5 +1,5 @@
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,6 @@ pytestmark = pytest.mark.browser
 @pytest.fixture(scope="module")
 def shared(site_of: Callable[[Any], Any], folder: Path) -> Any:
     return site_of(str(folder))
-
-
-@pytest.fixture
-def site(shared: Any) -> Iterator[Any]:
-    shared.troubles.clear()
-    yield shared
-    assert shared.troubles == []
 
 
 def title(page: Page, graph: str, text: str) -> None:

@@ -1,6 +1,6 @@
 """The information page in a browser: figures, controls in the URL, tables, and what a run without a sample shows."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +35,6 @@ def shared(site_of: Callable[[Any], Any], tmp_path_factory: pytest.TempPathFacto
     train(root / "bare", sample=None)
     train(root / "sampled", metrics=["backward", "information"])
     return site_of(str(root))
-
-
-@pytest.fixture
-def site(shared: Any) -> Iterator[Any]:
-    shared.troubles.clear()
-    yield shared
-    assert shared.troubles == []
 
 
 def subtitle(page: Page, graph: str) -> Any:

@@ -1,7 +1,7 @@
 """What the dashboard says of runs that went wrong, or of which not everything is known."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +28,6 @@ def shared(site_of: Callable[[Any], Any], tmp_path_factory: pytest.TempPathFacto
     writer.event(5, "half way")
     writer.close()
     return site_of(str(root))
-
-
-@pytest.fixture
-def site(shared: Any) -> Iterator[Any]:
-    shared.troubles.clear()
-    yield shared
-    assert shared.troubles == []
 
 
 def test_why_a_run_failed_is_said_whole(site: Any) -> None:

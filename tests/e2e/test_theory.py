@@ -1,6 +1,6 @@
 """Theory on screen: the overlay, the marks of a finding, the phase diagram, the map of a sweep."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,13 +43,6 @@ def shared(site_of: Callable[[Any], Any], tmp_path_factory: pytest.TempPathFacto
         for weight_var in (1.0, 2.5):
             write(root / f"{depth},{weight_var}", depth, weight_var, "tanh")
     return site_of(str(root))
-
-
-@pytest.fixture
-def site(shared: Any) -> Iterator[Any]:
-    shared.troubles.clear()
-    yield shared
-    assert shared.troubles == []
 
 
 def subtitle(page: Page, graph: str) -> Any:

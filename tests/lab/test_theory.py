@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from known_decay import DECAY
 from torch import Tensor, nn
 
 import gradscope as gs
@@ -37,25 +38,12 @@ INITS: dict[str, Mapping[str, Any]] = {
 }
 _UNIT = ("xavier_uniform", "xavier_normal", "lecun_normal", "orthogonal")
 _HE = ("kaiming_normal", "kaiming_uniform")
-# Predicted factor per layer: weight variance 1/N, 2/N, PyTorch's default, N(0, 0.01^2), gain 5/3.
-PREDICTED = {
-    "identity": (1.0000, 1.4142, 0.5774, 0.2263, 1.6667),
-    "tanh": (0.9382, 1.0363, 0.5710, 0.2259, 1.0890),
-    "sigmoid": (0.2351, 0.3159, 0.1412, 0.0564, 0.3596),
-    "relu": (0.7071, 1.0000, 0.4082, 0.1600, 1.1785),
-    "leaky_relu": (0.7071, 1.0000, 0.4083, 0.1600, 1.1786),
-    "elu": (0.9236, 1.0674, 0.5647, 0.2255, 1.2036),
-    "selu": (1.0352, 1.1458, 0.7953, 0.3258, 1.2861),
-    "gelu": (0.5129, 0.8162, 0.2915, 0.1134, 1.1836),
-    "silu": (0.5068, 0.7441, 0.2901, 0.1132, 1.1741),
-    "softsign": (0.8829, 0.9746, 0.5361, 0.2236, 1.0081),
-}
 # Near weight variance 2 their factor depends on the early layers so much that finite width decides it.
 SENSITIVE = {("gelu", one) for one in _HE} | {("silu", one) for one in _HE}
 
 
 def predicted(activation: str, init: str) -> float:
-    unit, he, default, small, gain = PREDICTED[activation]
+    unit, he, default, small, gain = DECAY[activation]
     others = {"default": default, "normal 0.01": small, "gain 5/3": gain}
     return unit if init in _UNIT else he if init in _HE else others[init]
 

@@ -8,26 +8,14 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from known_decay import DECAY
 
 from gradscope.errors import InvalidValueError, UnknownNameError
 from gradscope.theory import ACTIVATIONS, Level, Residual, Stage, Start, mean_field, propagate
 
 WIDTH, DEPTH = 512, 30
 COLUMNS = [(1.0, 0.0), (2.0, 0.0), (1 / 3, 1 / 3 / WIDTH), (WIDTH * 1e-4, 0.0), (25 / 9, 0.0)]
-# Per-layer factor of |dL/dz| for weight_var 1, 2, PyTorch's default, N(0, 0.01^2), gain 5/3.
-RATES = {
-    "identity": (1.0000, 1.4142, 0.5774, 0.2263, 1.6667),
-    "tanh": (0.9382, 1.0363, 0.5710, 0.2259, 1.0890),
-    "sigmoid": (0.2351, 0.3159, 0.1412, 0.0564, 0.3596),
-    "relu": (0.7071, 1.0000, 0.4082, 0.1600, 1.1785),
-    "leaky_relu": (0.7071, 1.0000, 0.4083, 0.1600, 1.1786),
-    "elu": (0.9236, 1.0674, 0.5647, 0.2255, 1.2036),
-    "selu": (1.0352, 1.1458, 0.7953, 0.3258, 1.2861),
-    "gelu": (0.5129, 0.8162, 0.2915, 0.1134, 1.1836),
-    "silu": (0.5068, 0.7441, 0.2901, 0.1132, 1.1741),
-    "softsign": (0.8829, 0.9746, 0.5361, 0.2236, 1.0081),
-}
-# The same of |dL/dW|, layers 2 to 30.
+# Factors per layer of |dL/dz| are in known_decay; of |dL/dW|, layers 2 to 30:
 WEIGHT_RATES = {
     "relu": (1.0000, 1.0000, 0.4549, 1.0000, None),
     "identity": (1.0000, None, None, None, None),
@@ -50,7 +38,7 @@ def rate(levels: Sequence[Level], first: int = 0, last: int = -1) -> float:
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_the_error_signal_of_a_chain(activation: str) -> None:
-    for (weight_var, bias_var), expected in zip(COLUMNS, RATES[activation], strict=True):
+    for (weight_var, bias_var), expected in zip(COLUMNS, DECAY[activation], strict=True):
         assert rate(chain(activation, weight_var, bias_var)) == pytest.approx(expected, abs=1e-4)
 
 
