@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
-import torch
 from torch import nn
 
 from gradscope.at_rest.representations import representations
@@ -38,7 +37,8 @@ def information_of(
         model: The model.
         x: The inputs of the sample; a tensor (samples, ...), or what the model takes (a tuple as ``model(*x)``, a
             mapping as ``model(**x)``), whose first tensor is then the input.
-        y: Labels, one for each sample; what needs them is left out where None.
+        y: Labels, one for each sample; what needs them is left out where None. Numbers with fractions are a continuous
+            target, which has no labels to tell apart.
         metrics: ``default``, ``all``, or names; see `gradscope.information.panel`.
         layers: As for ``watch``.
         rows: How many rows pairwise estimators look at.
@@ -49,7 +49,8 @@ def information_of(
 
     Returns:
         One row per layer and metric: depth, layer, metric, value, low, high, unit, bound, estimator, n, parameters and
-        warning; depth 0 is the input itself.
+        warning; depth 0 is the input itself. Layer calls whose samples cannot be told from positions are left out:
+        those where samples are counted neither by the first dimension, nor by the second of three.
 
     Raises:
         InvalidTypeError: The model is no module, or no tensor is given.
@@ -63,7 +64,7 @@ def information_of(
     frame = panel(
         {name: one.values for name, one in by_name.items()},
         found[0].values,
-        None if y is None else torch.as_tensor(y).detach().cpu().numpy(),
+        y,
         metrics=metrics,
         rows=rows,
         noise_var=noise_var,

@@ -43,7 +43,8 @@ def similarity_of(
 
     Returns:
         One row per ordered pair: depth, layer, other_depth, other_layer, value, low, high (95 %), estimator, n and
-        warning; depth 0 is the input itself. NaN where one of the two is the same for every sample.
+        warning; depth 0 is the input itself. Left out are layer calls whose samples cannot be told from
+        positions. NaN where one of the two is the same for every sample.
 
     Raises:
         InvalidTypeError: The model is no module, or no tensor is given.

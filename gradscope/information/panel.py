@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from gradscope.errors import InvalidValueError, unknown_name
-from gradscope.information.arrays import Array, centred, flat, labels, positive, precision, samples, whole
+from gradscope.information.arrays import Array, centred, flat, labels, plain, positive, precision, samples, whole
 from gradscope.information.binning import binning
 from gradscope.information.cka import cka_of_grams
 from gradscope.information.estimate import Estimate, interval
@@ -36,8 +36,9 @@ class Sample:
         rows: Places of the sampled rows.
         x: Inputs (samples, features).
         y: Labels as numbers from 0; None where there are none.
+        target: The labels one-hot, or what was given in their place if its values are continuous; None without any.
         gram_x: Centred Gram matrix of the sampled inputs.
-        gram_y: That of the sampled labels, one-hot; None where there are none.
+        gram_y: That of the sampled target; None where there is none.
         noise_var: Declared variance of the noise.
         seed: Of everything random.
     """
@@ -45,6 +46,7 @@ class Sample:
     rows: NDArray[np.intp]
     x: Array
     y: NDArray[np.intp] | None
+    target: Array | None
     gram_x: Array
     gram_y: Array | None
     noise_var: float
@@ -107,21 +109,27 @@ def _cka(layer: Layer, other: Array | None) -> Estimate | None:
 
 
 def _kde(layer: Layer, classes: bool) -> Estimate | None:
-    if classes and layer.sample.y is None:
+    known = _classes(layer) if classes else None
+    if classes and known is None:
         return None
-    chosen = layer.sample.y[layer.sample.rows] if classes and layer.sample.y is not None else None
+    chosen = None if known is None else known[layer.sample.rows]
     return kde_from_distances(layer.distances, chosen, layer.sample.noise_var)
 
 
 def _labelled(estimator: Callable[[Array, NDArray[np.intp]], Estimate], layer: Layer) -> Estimate | None:
-    return None if layer.sample.y is None else estimator(layer.values, layer.sample.y)
+    known = _classes(layer)
+    return None if known is None else estimator(layer.values, known)
+
+
+def _classes(layer: Layer) -> NDArray[np.intp] | None:
+    if layer.sample.y is None and layer.sample.target is not None:
+        raise InvalidValueError("y holds continuous values, not labels")
+    return layer.sample.y
 
 
 def _sliced_labels(layer: Layer) -> Estimate | None:
-    if layer.sample.y is None:
-        return None
-    classes = np.eye(int(layer.sample.y.max()) + 1)[layer.sample.y]
-    return replace(sliced(layer.values, classes, slices=50, seed=layer.sample.seed), warning="")
+    target = layer.sample.target
+    return None if target is None else sliced(layer.values, target, slices=50, seed=layer.sample.seed)
 
 
 ESTIMATORS: dict[str, Callable[[Layer], Estimate | None]] = {
@@ -166,7 +174,8 @@ def panel(
     Args:
         layers: Activations by name of the layer, each of shape (samples, ...).
         x: The inputs, (samples, ...).
-        y: Labels; what needs them is left out where None.
+        y: Labels; what needs them is left out where None. Numbers with fractions are a continuous target: CKA and
+            sliced information take it as it is, what needs labels has no value.
         metrics: ``default``, ``all``, or names.
         rows: How many rows pairwise estimators look at.
         noise_var: Variance of the noise that the bounds are for, per feature, in the units of the activations.
@@ -217,10 +226,18 @@ def _chosen(metrics: str | Iterable[str]) -> Sequence[str]:
 def _sample(x: ArrayLike, y: ArrayLike | None, rows: int, noise_var: float, seed: int) -> Sample:
     inputs = samples("x", x, 4)
     count = len(inputs)
-    classes = None if y is None else labels("y", y, count)
+    classes, target = (None, None) if y is None else _target(y, count)
     places = np.sort(np.random.default_rng(seed).permutation(count)[:rows])
-    gram_y = None if classes is None else gram_of(np.eye(int(classes.max()) + 1)[classes[places]])
-    return Sample(places, inputs, classes, gram_of(inputs[places]), gram_y, noise_var, seed)
+    gram_y = None if target is None else gram_of(target[places])
+    return Sample(places, inputs, classes, target, gram_of(inputs[places]), gram_y, noise_var, seed)
+
+
+def _target(y: ArrayLike, count: int) -> tuple[NDArray[np.intp] | None, Array]:
+    """Return labels as numbers and one-hot; of continuous values no labels."""
+    classes, given = labels("y", y, count), plain(y)
+    if given.dtype.kind == "f" and (given != np.rint(given)).any():
+        return None, samples("y", y)
+    return classes, np.eye(int(classes.max()) + 1)[classes]
 
 
 def _rows(name: str, layer: Layer, chosen: Sequence[str]) -> Rows:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gradscope.errors import InvalidTypeError, InvalidValueError
+from gradscope.information.arrays import plain
 from gradscope.information.panel import panel
 from gradscope.metrics.information import ENDS, MOST_SAMPLES
 from gradscope.probe.layers import Layer
@@ -51,9 +52,13 @@ def fixed_sample(given: object) -> Sample:
     if not tensors:
         raise InvalidTypeError(f"the x of sample is a tensor (samples, ...) or holds one, not {type(x).__name__}")
     count = len(tensors[0])
-    labels = None if y is None else torch.as_tensor(y).detach().cpu().numpy()
-    if labels is not None and len(labels) != count:
-        raise InvalidValueError(f"the x of sample has {count} samples and its y has {len(labels)}")
+    labels = None if y is None else plain(y)
+    if labels is not None and labels.shape[:1] != (count,):
+        raise InvalidValueError(
+            f"the x of sample has {count} samples and its y has {len(labels) if labels.ndim else 0}"
+        )
+    if labels is not None and labels.dtype.kind == "f" and not np.isfinite(labels).all():
+        raise InvalidValueError("the y of sample holds NaN or infinity")
     if count < 4:
         raise InvalidValueError(f"sample has {count} samples, and at least 4 are needed")
     places = np.sort(np.random.default_rng(0).permutation(count)[:MOST_SAMPLES])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, get_args
@@ -28,8 +29,8 @@ def collect(
     So it is the layer's output behind normalization, activation function, pooling and sums of skips; for a call that no
     other follows, such as the head's, its output.
 
-    Everything is as before afterwards: training flags, buffers, random states, gradients. Of outputs with positions
-    (convolutions, sequences) `pool` takes the mean over them, `flatten` keeps them all.
+    Everything is as before afterwards: training flags, buffers, attributes of modules, random states, gradients. Of
+    outputs with positions (convolutions, sequences) `pool` takes the mean over them, `flatten` keeps them all.
 
     Args:
         model: The model, without wrappers of torch.compile and distributed training.
@@ -39,24 +40,42 @@ def collect(
         spatial: What to do with positions.
 
     Returns:
-        Arrays of shape (samples, features) in float32; layer calls that the pass does not reach are left out.
+        Arrays of shape (samples, features) in float32. Layer calls that the pass does not reach are left out, and those
+        of which no dimension counts the samples: the first, or the second of a sequence (steps, samples, features).
 
     Raises:
         Exception: what the model itself raises.
     """
     inputs, outputs = _pass(model, layers, x)
+    parts = x.values() if isinstance(x, Mapping) else x if isinstance(x, tuple | list) else [x]
+    count = next((len(one) for one in parts if isinstance(one, Tensor) and one.ndim), 0)
     first = _first_child(specs)
+    convolutions = {one.name for one in layers if isinstance(one.module, nn.modules.conv._ConvNd)}
     found: dict[int, NDArray[np.float32]] = {}
     for one in specs:
         child = first.get(one.id)
-        tensor = inputs.get((child.layer, child.call)) if child is not None else outputs.get((one.layer, one.call))
+        seen = one if child is None else child
+        tensor = _by_sample((outputs if child is None else inputs).get((seen.layer, seen.call)), count)
         if tensor is not None:
-            found[one.id] = features(tensor, spatial)
+            found[one.id] = features(tensor, spatial, channels_first=seen.layer in convolutions)
     return found
 
 
-def features(tensor: Tensor, spatial: Spatial = "pool") -> NDArray[np.float32]:
-    """Return a tensor as (samples, features): channels (images) or the last dimension (sequences) are the features.
+def _by_sample(tensor: Tensor | None, count: int) -> Tensor | None:
+    """Return a tensor with its samples first; None where they cannot be told from positions."""
+    if tensor is None or not tensor.ndim or len(tensor) == count:
+        return tensor if tensor is not None and tensor.ndim else None
+    return tensor.transpose(0, 1) if tensor.ndim == 3 and tensor.shape[1] == count else None
+
+
+def features(tensor: Tensor, spatial: Spatial = "pool", channels_first: bool = False) -> NDArray[np.float32]:
+    """Return a tensor as (samples, features).
+
+    Args:
+        tensor: Of shape (samples, ...).
+        spatial: What to do with positions.
+        channels_first: Whether it goes through a convolution, whose channels come before the positions; of what a
+            linear layer works on the features are the last dimension.
 
     Raises:
         InvalidTypeError: It is no tensor of numbers with samples.
@@ -64,10 +83,8 @@ def features(tensor: Tensor, spatial: Spatial = "pool") -> NDArray[np.float32]:
     if not isinstance(tensor, Tensor) or tensor.ndim < 1 or tensor.is_complex():
         raise InvalidTypeError(f"a sample is a tensor (samples, ...) of real numbers, not {type(tensor).__name__}")
     values = tensor.detach().to("cpu", torch.float32)
-    if values.ndim == 3 and spatial == "pool":
-        values = values.mean(1)
-    elif values.ndim > 3 and spatial == "pool":
-        values = values.flatten(2).mean(2)
+    if values.ndim > 2 and spatial == "pool":
+        values = values.flatten(2).mean(2) if channels_first else values.flatten(1, -2).mean(1)
     return np.array(values.reshape(len(values), -1).numpy(), np.float32)
 
 
@@ -125,23 +142,73 @@ def _keep(name: str, inputs: dict[Key, Tensor], outputs: dict[Key, Tensor]) -> C
 
 @contextmanager
 def _undisturbed(model: nn.Module) -> Iterator[None]:
-    """Put a model into evaluation mode, and everything back at the end: flags, buffers and random states."""
-    modes = [(module, module.training) for module in model.modules()]
-    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    """Put a model into evaluation mode, and everything back at the end: flags, buffers, attributes, random states."""
+    put_back = [_keeper(vars(module), {}) for module in model.modules()]
     devices = sorted({one.device.index or 0 for one in model.parameters() if one.device.type == "cuda"})
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
     try:
         with torch.random.fork_rng(devices=devices):
-            for module, _ in modes:
+            for module in model.modules():
                 # Not model.eval(), which a model may have overridden to do more.
                 module.training = False
             yield
     finally:
         random.setstate(python)
         np.random.set_state(numpy)  # noqa: NPY002
-        for module, mode in modes:
-            module.training = mode
         with torch.no_grad():
-            for buffer, before in buffers:
-                if not torch.equal(buffer, before):
-                    buffer.copy_(before)
+            for one in put_back:
+                one()
+
+
+def _keeper(value: Any, known: dict[int, Callable[[], None]]) -> Callable[[], None]:
+    """Return what puts tensors and builtin containers back as they are now, all the way down.
+
+    Parameters are taken to stay as they are, and objects of other kinds to have no state: what a module counts or
+    averages in an attribute is put back, what it does to an object of its own making is not.
+    """
+    if id(value) in known:
+        return known[id(value)]
+    known[id(value)] = _nothing
+    if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
+        known[id(value)] = _tensor_keeper(value)
+    elif type(value) in (dict, OrderedDict, list, set, deque):
+        held = value.copy()
+        inner = [_keeper(one, known) for one in (held.values() if isinstance(held, dict) else held)]
+
+        def put_back() -> None:
+            _put_back(value, held)
+            for one in inner:
+                one()
+
+        known[id(value)] = put_back
+    return known[id(value)]
+
+
+def _nothing() -> None:
+    pass
+
+
+def _put_back(now: Any, before: Any) -> None:
+    """Give a container the objects it held before, in their order; what did not change is not touched."""
+    if isinstance(now, dict) and list(now) == list(before):
+        for name, one in before.items():
+            if now[name] is not one:
+                now[name] = one
+    elif (
+        isinstance(now, set)
+        or len(now) != len(before)
+        or any(one is not two for one, two in zip(now, before, strict=True))
+    ):
+        now.clear()
+        (now.extend if isinstance(now, list | deque) else now.update)(before)
+
+
+def _tensor_keeper(tensor: Tensor) -> Callable[[], None]:
+    before, version = tensor.detach().clone(), None if tensor.is_inference() else tensor._version
+
+    def put_back() -> None:
+        # Writing to a tensor that did not change would spoil a graph that still needs it.
+        if version is None or tensor._version != version:
+            tensor.detach().copy_(before)
+
+    return put_back

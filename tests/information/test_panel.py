@@ -80,6 +80,20 @@ def test_the_same_seed_gives_the_same_panel() -> None:
     )
 
 
+def test_a_continuous_target_has_no_labels() -> None:
+    """CKA and sliced information take it as it is; for the rest every sample would be a label of its own."""
+    target = X[:, :2] + 0.1
+    frame = information.panel(LAYERS, X, target, rows=200, metrics="all")
+    assert value(frame, "a", "cka_label") == pytest.approx(information.cka(LAYERS["a"], target).value, rel=1e-6)
+    sliced = information.sliced(LAYERS["a"], target, slices=50).value
+    assert value(frame, "a", "label_information_sliced") == pytest.approx(sliced, rel=1e-6)
+    refused = frame[frame["metric"].isin(["label_information", "label_information_binned", "label_accuracy"])]
+    assert refused["value"].isna().all()
+    assert set(refused["warning"]) == {"y holds continuous values, not labels"}
+    whole = information.panel(LAYERS, X, Y.astype(float))
+    pd.testing.assert_frame_equal(whole, information.panel(LAYERS, X, Y))
+
+
 def test_without_labels_what_needs_them_is_left_out() -> None:
     metrics = set(information.panel({"a": X}, X)["metric"])
     assert metrics == {"effective_rank", "participation_ratio", "cka_input", "input_information"}

@@ -110,6 +110,107 @@ def test_the_training_is_bit_identical_with_a_sample(tmp_path: Path, frozen: boo
     assert np.random.get_state()[1].tolist() == states[2]  # type: ignore[index] # noqa: NPY002
 
 
+class Keeper(nn.Module):
+    """Counts and averages in plain attributes, in a list and in a buffer that it makes itself, in any mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(6, 8), nn.Linear(8, 3)
+        self.calls, self.mean, self.history = 0, None, [torch.zeros(8)]
+        self.kept: dict[str, Any] = {"last": None}
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        z = torch.tanh(self.one(x))
+        mean = z.detach().mean(0)
+        self.mean = mean if self.mean is None else 0.9 * self.mean + 0.1 * mean
+        self.history[0].mul_(0.5).add_(mean)
+        self.history.append(mean)
+        self.kept["last"] = mean
+        if self.calls == 2:
+            self.register_buffer("late", mean)
+        moved = z - self.mean + self.history[0] + 1e-3 * len(self.history) + 1e-3 * self.calls
+        return self.two(moved + self.kept["last"])  # type: ignore[no-any-return]
+
+
+def test_what_a_model_keeps_for_itself_is_put_back(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    bare = Keeper()
+    watched = copy.deepcopy(bare)
+    losses = train(bare, 12)
+    assert train(watched, 12, tmp_path / "run", sample=data(), information_every=2) == losses
+    assert watched.calls == 12
+    assert all(torch.equal(one, bare.state_dict()[name]) for name, one in watched.state_dict().items())
+    assert loaded(tmp_path / "run").steps("effective_rank") == [0, 2, 4, 6, 8, 10]
+
+
+def test_a_hook_that_removes_itself_is_not_used_up(tmp_path: Path) -> None:
+    model, seen = net(), []
+    with gs.watch(model, out=tmp_path / "run", sample=data(), information_every=1) as probe:
+        model(data()[0]).sum().backward()
+        handle = model[0].register_forward_hook(lambda *_: (seen.append(1), handle.remove())[1])
+        probe.step()
+        assert len(model[0]._forward_hooks) >= 1
+        model(data()[0])
+    assert seen == [1, 1]
+    assert loaded(tmp_path / "run").steps("effective_rank") == [0]
+
+
+class Shaped(nn.Module):
+    """Two layers in the middle whose inputs have another shape than (samples, features)."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        layer = (lambda a, b: nn.Conv1d(a, b, 1)) if kind == "conv1d" else nn.Linear
+        self.one, self.two, self.head = layer(2, 5), layer(5, 4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.view(-1, 3, 2)
+        to, back = {
+            "conv1d": (lambda z: z.transpose(1, 2), lambda z: z.mean(2)),
+            "channels last": (lambda z: z[:, :, None], lambda z: z.mean((1, 2))),
+            "steps first": (lambda z: z.transpose(0, 1), lambda z: z.mean(0)),
+            "flattened": (lambda z: z.flatten(0, 1), lambda z: z.view(-1, 3, 4).mean(1)),
+        }[self.kind]
+        z = torch.relu(self.two(torch.relu(self.one(to(x)))))
+        return self.head(back(z))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("kind", ["conv1d", "channels last", "steps first"])
+def test_features_are_told_from_positions(tmp_path: Path, kind: str) -> None:
+    """The same weights in a convolution of width 1, or a linear layer over positions, whatever comes first."""
+    torch.manual_seed(0)
+    plain = Shaped("channels last")
+    model = Shaped(kind)
+    model.load_state_dict({name: one.view_as(model.state_dict()[name]) for name, one in plain.state_dict().items()})
+    with torch.no_grad():
+        first = torch.relu(plain.one(data()[0].view(-1, 3, 2)))
+        expected = gs.information.participation_ratio(first.mean(1).numpy()).value
+    train(model, 1, None)
+    model.load_state_dict({name: one.view_as(model.state_dict()[name]) for name, one in plain.state_dict().items()})
+    frame = gs.information_of(model, *data()).set_index(["depth", "metric"])["value"]
+    assert frame[1, "participation_ratio"] == pytest.approx(expected, rel=1e-4)
+    with gs.watch(model, out=tmp_path / "run", sample=data()) as probe:
+        model(data()[0]).sum().backward()
+        probe.step()
+    assert loaded(tmp_path / "run").profile("participation_ratio").loc[1] == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_layer_whose_samples_cannot_be_told_is_left_out_and_no_other(tmp_path: Path) -> None:
+    train(Shaped("flattened"), 1, tmp_path / "run", sample=data())
+    assert loaded(tmp_path / "run").profile("effective_rank").index.tolist() == [2, 3]
+    assert gs.information_of(Shaped("flattened"), *data())["depth"].unique().tolist() == [0, 2, 3]
+
+
+def test_a_continuous_target_has_no_labels(tmp_path: Path) -> None:
+    x, _ = data()
+    train(net(), 1, tmp_path / "run", sample=(x, x[:, :2]))
+    run = loaded(tmp_path / "run")
+    assert run.profile("cka_label").loc[1] > 0.2
+    assert run.steps("label_information") == []
+
+
 def test_a_step_that_is_not_measured_calls_the_model_once(tmp_path: Path) -> None:
     model, calls = net(), []
     model.register_forward_hook(lambda *_: calls.append(1))
@@ -208,6 +309,11 @@ def test_the_time_of_the_sample_is_part_of_the_cost(tmp_path: Path) -> None:
             {"sample": (torch.zeros(8, 6), [1])},
             InvalidValueError,
             "the x of sample has 8 samples and its y has 1",
+        ),
+        (
+            {"sample": (torch.zeros(8, 6), torch.full((8,), torch.nan))},
+            InvalidValueError,
+            "the y of sample holds NaN or infinity",
         ),
         (
             {"sample": (torch.zeros(3, 6), None)},
