@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 from torch import nn
 
-from gradscope.at_rest.representations import representations
+from gradscope.at_rest.handed_on import handed_on
 from gradscope.information.panel import NOISE_VAR, ROWS, panel
 from gradscope.probe.layers import LayerFilter
 from gradscope.probe.representations import Spatial
@@ -59,7 +59,7 @@ def information_of(
         UnknownNameError: No such metric.
         Exception: what the model itself raises.
     """
-    found = representations(model, x, layers, spatial, "information_of")
+    found = handed_on(model, x, layers, spatial, "information_of")
     by_name = {one.name: one for one in found}
     frame = panel(
         {name: one.values for name, one in by_name.items()},

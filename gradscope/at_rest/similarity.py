@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 from torch import nn
 
-from gradscope.at_rest.representations import representations
+from gradscope.at_rest.handed_on import handed_on
 from gradscope.information.panel import ROWS
 from gradscope.information.similarity import similarity
 from gradscope.probe.layers import LayerFilter
@@ -58,7 +58,7 @@ def similarity_of(
     >>> similarity_of(model, torch.randn(100, 5)).pivot(index="depth", columns="other_depth", values="value").shape
     (3, 3)
     """
-    found = {one.name: one for one in representations(model, x, layers, spatial, "similarity_of")}
+    found = {one.name: one for one in handed_on(model, x, layers, spatial, "similarity_of")}
     frame = similarity({name: one.values for name, one in found.items()}, rows=rows, seed=seed)
     sides = {"": [found[name] for name in frame["layer"]], "other_": [found[name] for name in frame["other"]]}
     named = {

@@ -41,9 +41,7 @@ class Representation:
         return f"{self.layer}, depth {self.depth}"
 
 
-def representations(
-    model: nn.Module, x: Any, layers: LayerFilter, spatial: Spatial, purpose: str
-) -> list[Representation]:
+def handed_on(model: nn.Module, x: Any, layers: LayerFilter, spatial: Spatial, purpose: str) -> list[Representation]:
     """Return the input and what every layer call hands on, in order of depth, from a copy in evaluation mode.
 
     Args:
