@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from gradscope.checks.branches import ends
 from gradscope.checks.finding import NotApplicable
 from gradscope.checks.recent import late, seen
 from gradscope.runs import Run
@@ -33,8 +34,12 @@ class Head:
 
 
 def head_of(run: Run) -> Head | None:
-    """Return what the head shows; None where its output gradient is not known."""
-    if not run.trunk:
+    """Return what the head shows; None where its output gradient is not known.
+
+    None as well where several layers that no other follows receive a gradient: the loss is made of all of them, so that
+    the error of one says nothing of what was to be gained.
+    """
+    if not run.trunk or _heads(run) > 1:
         return None
     depth = _depth(run)
     spec = next(one for one in run.specs if one.depth == depth)
@@ -56,6 +61,13 @@ def head_of(run: Run) -> Head | None:
         spread=math.nan if spread is None else float(late(spread.to_frame())[depth]),
         spread_before=math.nan if spread is None else float(spread.iloc[0]),
     )
+
+
+def _heads(run: Run) -> int:
+    frame = seen(run, "output_grad_norm")
+    if isinstance(frame, NotApplicable):
+        return 0
+    return int((frame.reindex(columns=list(ends(run))).max() > 0.0).sum())
 
 
 def _depth(run: Run) -> int:

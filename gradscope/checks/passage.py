@@ -108,7 +108,7 @@ def passage(run: Run, step: int) -> Passage | NotApplicable:
             f"too shallow: an interval needs at least {LEAST + 1} hidden layers in a chain, "
             f"this network has {len(hidden)}"
         )
-    if math.isnan(decay.low) and len(hidden) > LEAST:
+    if (profile[list(hidden)] == 0.0).any():
         which = "some layers" if values.any() else "every layer"
         return NotApplicable(f"the output gradient is exactly zero in {which} of the trunk at step {step}")
     return Passage(step, decay, hidden, blocked=False, entry=float(profile[hidden[-1]]))
@@ -166,7 +166,7 @@ class Split:
     Attributes:
         weights: The weights.
         activations: What lies between layer output and next input: activation function, normalization, pooling.
-        paths: Skips and branches.
+        paths: Skips and branches, those that leave between layer output and next input among them.
         norms: Of `activations`, what normalization makes; NaN where the ledger does not tell them apart.
         pools: Of `activations`, what pooling makes.
         norm: The normalization that most layers have, which takes away the size of the weights before it.
@@ -195,12 +195,13 @@ def split(run: Run, seen: Passage) -> Split:
     except UnknownNameError:  # a metric of the ledger was not selected
         return UNSAID
     upper, lower = list(seen.path[1:]), list(seen.path[:-1])
+    joins = _joins(book.loc[lower, "log10_join_gain"])
     return Split(
         weights=_total(book.loc[upper, "log10_weight_gain"].to_list()),
-        activations=_total(book.loc[lower, "log10_activation_gain"].to_list()),
-        paths=_total(book.loc[upper, "log10_path_gain"].to_list()),
-        norms=_total(book.loc[lower, "log10_norm_gain"].to_list()) if "log10_norm_gain" in book else math.nan,
-        pools=_total(book.loc[lower, "log10_pool_gain"].to_list()) if "log10_pool_gain" in book else math.nan,
+        activations=_total(book.loc[lower, "log10_activation_gain"].to_list()) - joins,
+        paths=_total(book.loc[upper, "log10_path_gain"].to_list()) + joins,
+        norms=_total(book.loc[lower, "log10_norm_gain"].to_list()),
+        pools=_total(book.loc[lower, "log10_pool_gain"].to_list()) - joins,
         norm=norm_of(run, seen.path),
     )
 
@@ -241,6 +242,11 @@ def _weight_rms(run: Run, step: int, depth: int) -> float:
     if "weight_rms" not in run.metrics or step not in run.steps("weight_rms"):
         return math.nan
     return float(run.profile("weight_rms", step).get(depth, math.nan))
+
+
+def _joins(logs: pd.Series[float]) -> float:
+    """Sum what paths make that leave on the way, as in a pre-activation block: part of the ledger's pool gains."""
+    return float(logs[np.isfinite(logs)].sum())
 
 
 def _total(logs: Sequence[float]) -> float:
