@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 INPUT, LABEL = "input_information", "label_information"
 MOST_LAYERS, MOST_STEPS = 60, 200
+NEAR = 0.9
+"""Share of ln n above which a number says as much of the sample as of the layer."""
 MISSING = "this run holds no information metrics: watch with sample=(x, y)"
 
 
@@ -58,7 +60,7 @@ def information_by_depth(
     *,
     theme: str = "light",
 ) -> go.Figure:
-    """Draw information over depth with its interval, and mark where the estimator has failed.
+    """Draw information over depth with its interval, its ceiling if near, and where the estimator has failed.
 
     Args:
         source: A run watched with ``sample=``, or a frame of ``gradscope.information_of``.
@@ -82,6 +84,7 @@ def information_by_depth(
     figure = style.empty_figure(heading, _subtitle(source, step, metrics), theme)
     for place, (name, rows) in enumerate(frame.groupby("metric", sort=False)):
         _add_profile(figure, rows, _label(source, str(name)), place, theme)
+    _add_ceiling(figure, source, frame, theme)
     failed = frame[frame["failed"]]
     if len(failed):
         figure.add_scatter(
@@ -233,6 +236,33 @@ def _add_profile(figure: go.Figure, rows: pd.DataFrame, name: str, place: int, t
         hovertemplate="%{customdata[0]}, depth %{x}<br>%{y:.4g} [%{customdata[1]:.3g}, %{customdata[2]:.3g}]"
         f"<extra>{name}</extra>",
     )
+
+
+def _add_ceiling(figure: go.Figure, source: Run | pd.DataFrame, frame: pd.DataFrame, theme: str) -> None:
+    """Draw ln n where information about the input comes close to it: it cannot be told from the most that there is."""
+    for name, rows in frame.groupby("metric", sort=False):
+        count = _samples(source, str(name)) if str(name).startswith(INPUT) else 0
+        if count < 2 or not rows["value"].max() > NEAR * math.log(count):
+            continue
+        figure.add_hline(
+            math.log(count),
+            line={"color": style.ink(theme).faint, "width": 1, "dash": "dot"},
+            annotation={
+                "text": f"ln {count:,}: the most that {count:,} samples can show",
+                "font": {"color": style.ink(theme).faint, "size": 11},
+                "xanchor": "right",
+                "yanchor": "bottom",
+            },
+        )
+
+
+def _samples(source: Run | pd.DataFrame, metric: str) -> int:
+    """Return how many samples an estimate rests on; 0 where nothing says so."""
+    if isinstance(source, pd.DataFrame):
+        return int(source.loc[source["metric"] == metric, "n"].min())
+    settings = source.metrics[metric].parameters
+    found = settings.get("rows", settings.get("samples", 0))
+    return int(found) if isinstance(found, int | float) else 0
 
 
 def _add_path(figure: go.Figure, rows: pd.DataFrame, depth: int, colour: str, theme: str) -> None:

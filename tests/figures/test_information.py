@@ -57,6 +57,22 @@ def test_the_first_measured_step_is_shown_unless_one_is_named(run: gs.Run) -> No
         figures.information_by_depth(run, 4)
 
 
+def test_the_most_that_so_many_samples_can_show_is_drawn_where_it_is_near() -> None:
+    """Of 100 samples, ln 100 = 4.6052 nats: the line is there from nine tenths of it on and not below."""
+    for value, expected in ((4.2, ["ln 100: the most that 100 samples can show"]), (4.1, [])):
+        figure = figures.information_by_depth(by_hand([value, 1.0], 0.1))
+        assert [one.text for one in figure.layout.annotations] == expected
+        assert [one.y0 for one in figure.layout.shapes] == ([pytest.approx(np.log(100))] if expected else [])
+
+
+def test_the_ceiling_of_a_run_is_that_of_the_rows_compared(run: gs.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not figures.information_by_depth(run, 0).layout.annotations
+    monkeypatch.setattr("gradscope.figures.information.NEAR", 0.8)
+    (said,) = figures.information_by_depth(run, 0).layout.annotations
+    assert said.text == "ln 80: the most that 80 samples can show"
+    assert not figures.information_by_depth(run, 0, ("label_information",)).layout.annotations
+
+
 def by_hand(values: list[float], half: float) -> pd.DataFrame:
     depths = range(len(values))
     return pd.DataFrame(
