@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +24,7 @@ CHUNK_ENTRIES = 2**24
 """Entries of the per-sample gradients that are held at once."""
 WHOLE = "(all)"
 Gradients = dict[str, Tensor]
+Parts = Iterator[tuple[int, Gradients]]
 
 
 @dataclass
@@ -64,7 +66,8 @@ def gradient_noise(
         y: Targets, as many.
         loss_fn: ``loss_fn(model(x), y)``, the mean over samples; None means cross-entropy for integer targets, else
             mean squared error.
-        part: Samples in a part; None is 1 (by ``torch.func``), or 8 where samples meet in batch normalization.
+        part: Samples in a part; None is 1 (by ``torch.func``, or one by one where it cannot), or 8 where samples meet in
+            batch normalization.
 
     Returns:
         One row per parameter that gets a gradient, and ``(all)`` last: parameter, entries, trace, signal, scale, low,
@@ -86,13 +89,23 @@ def gradient_noise(
     size = _checked(model, x, y, part)
     loss = usable_loss(loss_fn)
     with undisturbed():
-        twin = copy_model(model, "gradient_noise")
-        parts = len(x) // size
-        groups: list[Sums] = [Sums() for _ in range(min(GROUPS, parts))]
-        each = _per_sample if size == 1 else _per_part
-        for place, gradients in each(twin, loss, copy_input(x), copy_input(y), size):
-            _spread(groups, place, gradients)
+        try:
+            groups = _groups(_per_sample if size == 1 else _per_part, model, loss, x, y, size)
+        except RuntimeError:
+            if size > 1:
+                raise
+            # What `torch.func` cannot map over samples, such as a GRU or a branch on values, goes one by one; what the
+            # model itself raises, it raises again.
+            groups = _groups(_per_part, model, loss, x, y, size)
     return _table(groups, size)
+
+
+def _groups(each: Callable[..., Parts], model: nn.Module, loss: Loss, x: Tensor, y: Tensor, size: int) -> list[Sums]:
+    """Return the sums over groups of parts, from a fresh copy of the model."""
+    groups = [Sums() for _ in range(min(GROUPS, len(x) // size))]
+    for place, gradients in each(copy_model(model, "gradient_noise"), loss, copy_input(x), copy_input(y), size):
+        _spread(groups, place, gradients)
+    return groups
 
 
 def _checked(model: Any, x: Any, y: Any, part: int | None) -> int:
@@ -118,7 +131,7 @@ def _trained(model: nn.Module) -> Gradients:
     return found
 
 
-def _per_sample(twin: nn.Module, loss: Loss, x: Tensor, y: Tensor, _: int) -> Iterator[tuple[int, Gradients]]:
+def _per_sample(twin: nn.Module, loss: Loss, x: Tensor, y: Tensor, _: int) -> Parts:
     """Yield gradients of single samples, by `torch.func`, some samples at a time."""
     parameters = {name: one.detach() for name, one in _trained(twin).items()}
 
@@ -128,10 +141,14 @@ def _per_sample(twin: nn.Module, loss: Loss, x: Tensor, y: Tensor, _: int) -> It
     several: Callable[..., Gradients] = vmap(grad(of_one), (None, 0, 0), randomness="different")
     chunk = max(1, CHUNK_ENTRIES // sum(one.numel() for one in parameters.values()))
     for start in range(0, len(x), chunk):
-        yield start, several(parameters, x[start : start + chunk], y[start : start + chunk])
+        with warnings.catch_warnings():
+            # How fast it goes over an LSTM is no news of the model.
+            warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
+            found = several(parameters, x[start : start + chunk], y[start : start + chunk])
+        yield start, found
 
 
-def _per_part(twin: nn.Module, loss: Loss, x: Tensor, y: Tensor, size: int) -> Iterator[tuple[int, Gradients]]:
+def _per_part(twin: nn.Module, loss: Loss, x: Tensor, y: Tensor, size: int) -> Parts:
     """Yield gradients of parts of the batch, one backward pass each."""
     parameters = _trained(twin)
     for place in range(len(x) // size):

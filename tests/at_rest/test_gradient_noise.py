@@ -142,3 +142,53 @@ def test_bad_input_is_named(arguments: tuple[Any, ...], kind: type[GradscopeErro
     with pytest.raises(kind) as no:
         gs.gradient_noise(*arguments)
     assert str(no.value) == message
+
+
+class Branching(nn.Module):
+    """Takes one of two ways by its values, which no transform of it over samples can."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(16, 8), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.one(x)
+        return self.two(2.0 * z if z.mean() > 0 else torch.tanh(z))  # type: ignore[no-any-return]
+
+
+class Recurrent(nn.Module):
+    def __init__(self, kind: type[nn.Module]) -> None:
+        super().__init__()
+        self.cell, self.head = kind(4, 8, batch_first=True), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.cell(x.view(-1, 4, 4))[0][:, -1])  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("kind", ["branch", "gru", "lstm", "instance normalization"])
+def test_what_cannot_be_mapped_over_samples_goes_one_by_one(kind: str) -> None:
+    torch.manual_seed(0)
+    tracked = nn.InstanceNorm1d(4, affine=True, track_running_stats=True)
+    model = {
+        "branch": Branching(),
+        "gru": Recurrent(nn.GRU),
+        "lstm": Recurrent(nn.LSTM),
+        "instance normalization": nn.Sequential(nn.Unflatten(1, (4, 4)), tracked, nn.Flatten(), nn.Linear(16, 4)),
+    }[kind].double()
+    x, y = torch.randn(30, 16, dtype=torch.float64), torch.arange(30) % 4
+    before = copy.deepcopy(model.state_dict())
+    frame = gs.gradient_noise(model, x, y).set_index("parameter")
+    assert all(torch.equal(one, model.state_dict()[name]) for name, one in before.items())
+    parameters = dict(model.named_parameters())
+    each = [
+        torch.autograd.grad(nn.functional.cross_entropy(model(x[k : k + 1]), y[k : k + 1]), list(parameters.values()))
+        for k in range(30)
+    ]
+    for place, name in enumerate(parameters):
+        trace = float(torch.stack([one[place] for one in each]).var(0).sum())
+        assert frame.loc[name, "trace"] == pytest.approx(trace, rel=1e-6, abs=1e-12)
+
+
+def test_what_the_model_raises_is_raised() -> None:
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        gs.gradient_noise(nn.Linear(5, 2), torch.zeros(4, 3), torch.zeros(4, dtype=torch.long))
