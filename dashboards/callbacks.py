@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Protocol, TypeVar
 
-from dash import Dash, Input, Output, State
+from dash import Dash, Input, Output, State, no_update
 from dash.exceptions import PreventUpdate
 
 from gradscope.dashboards.state import FlowState
@@ -23,22 +23,41 @@ class PageState(Protocol):
 Shown = TypeVar("Shown", bound=PageState)
 
 
-def asked(page: str, *, theme: bool = True, **more: Input) -> dict[str, Any]:
+def asked(page: str, controls: Mapping[str, str] | None = None, *, theme: bool = True, **more: Input) -> dict[str, Any]:
     """Return when a page is drawn: at a new address, when its clock strikes, in another theme.
 
     The clock stands still until the answer is there.
+
+    Args:
+        page: Name of the page.
+        controls: Property of each control that holds its value; what they show is given as `current`.
+        theme: The page is drawn in a theme.
+        more: What else it is drawn anew for.
     """
-    inputs = {
+    inputs: dict[str, Any] = {
         "path": Input("url", "pathname"),
         "search": Input("url", "search"),
         "tick": Input(f"{page}-tick", "n_intervals"),
         "shown": State(f"{page}-shown", "data"),
     }
-    themed = {"theme": Input("theme", "data")} if theme else {}
+    if theme:
+        inputs["theme"] = Input("theme", "data")
+    if controls:
+        inputs["current"] = {name: State(f"{page}-{name}", value) for name, value in controls.items()}
     return {
-        "inputs": inputs | themed | more,
+        "inputs": inputs | more,
         "running": [(Output(f"{page}-tick", "disabled"), True, False)],
     }
+
+
+def settled(page: Mapping[str, Any], current: Mapping[str, Any], key: str, **more: Any) -> dict[str, Any]:
+    """Return the answer to a page, with a note of what it is of and of how its controls are set.
+
+    Controls that show what they should are left alone: while the answer travels, somebody may be moving them.
+    """
+    set_here = {name: page[name] for name in current if page[name] is not no_update}
+    alike = {name: no_update for name, value in set_here.items() if value == current[name]}
+    return {**page, **alike, "shown": {"key": key, "set": set_here, **more}}
 
 
 def lead_on(

@@ -14,7 +14,7 @@ from dash.exceptions import PreventUpdate
 
 from gradscope import figures
 from gradscope.dashboards.blocks import badge, choices, drawn, graph, howto, notice, patience, ticker, trace
-from gradscope.dashboards.callbacks import asked, lead_on
+from gradscope.dashboards.callbacks import asked, lead_on, settled
 from gradscope.dashboards.diagnosis import findings_panel
 from gradscope.dashboards.gaps import gaps_panel
 from gradscope.dashboards.highlight import marked
@@ -31,7 +31,7 @@ from gradscope.figures.window import Window
 
 PATH = FlowState.PATH
 GRAPHS = ("profile", "ledger", "waterfall", "heatmap", "timeline", "loss")
-CONTROLS = ("run", "compare", "metric", "step", "follow", "theory")
+CONTROLS = dict.fromkeys(("run", "compare", "metric", "step"), "value") | dict.fromkeys(("follow", "theory"), "checked")
 
 
 def layout() -> dmc.Stack:
@@ -232,7 +232,7 @@ def register(app: Dash, source: Source) -> None:
             "shown": Output("flow-shown", "data"),
             "interval": Output("flow-tick", "interval"),
         },
-        **asked("flow", zoom=Input("flow-zoom", "data")),
+        **asked("flow", CONTROLS, zoom=Input("flow-zoom", "data")),
     )
     def show(
         path: str | None,
@@ -241,6 +241,7 @@ def register(app: Dash, source: Source) -> None:
         theme: str,
         zoom: Zoom | None,
         shown: dict[str, Any] | None,
+        current: dict[str, Any],
     ) -> dict[str, Any]:
         if path != PATH:
             raise PreventUpdate
@@ -256,9 +257,7 @@ def register(app: Dash, source: Source) -> None:
                 page = closer(source, state, theme, zoom or {}, moved)
                 return page | {"shown": shown | {"zoom": zoom}, "interval": no_update}
             page = answer(source, state, theme, zoom)
-        set_here = {name: page[name] for name in CONTROLS if page[name] is not no_update}
-        remembered = {"key": key, "set": set_here, "zoom": zoom}
-        return page | {"shown": remembered, "interval": patience(time.thread_time() - began)}
+        return settled(page, current, key, zoom=zoom) | {"interval": patience(time.thread_time() - began)}
 
     in_browser: Any = app.clientside_callback
     in_browser(
@@ -270,13 +269,14 @@ def register(app: Dash, source: Source) -> None:
         prevent_initial_call=True,
     )
 
-    properties = dict.fromkeys(CONTROLS, "value") | {"follow": "checked", "theory": "checked"}
-    lead_on(app, "flow", properties, FlowState.parse, _after)
+    lead_on(app, "flow", CONTROLS, FlowState.parse, _after)
 
 
 def _after(state: FlowState, values: dict[str, Any], shown: dict[str, Any]) -> FlowState:
-    moved = next((name for name in CONTROLS if values[name] != shown.get(name)), None)
-    return chosen(state, moved, values)
+    for name in CONTROLS:
+        if values[name] != shown.get(name):
+            state = chosen(state, name, values)
+    return state
 
 
 def _of(zoom: Mapping[str, Any] | None, name: str) -> Any:

@@ -12,7 +12,7 @@ from dash.exceptions import PreventUpdate
 
 from gradscope import figures
 from gradscope.dashboards.blocks import badge, choices, drawn, graph, howto, notice, scrolled, table_of, ticker
-from gradscope.dashboards.callbacks import asked, lead_on
+from gradscope.dashboards.callbacks import asked, lead_on, settled
 from gradscope.dashboards.information_view import PAIRS, View, numbers_frame, origins_frame, sampled, settle
 from gradscope.dashboards.source import Source
 from gradscope.dashboards.state import InformationState
@@ -21,7 +21,7 @@ from gradscope.figures import wording
 from gradscope.figures.decimate import spread
 
 PATH = InformationState.PATH
-CONTROLS = ("run", "estimator", "metric", "step", "follow")
+CONTROLS = dict.fromkeys(("run", "estimator", "metric", "step"), "value") | {"follow": "checked"}
 GRAPHS = ("profile", "plane", "heatmap")
 MOST_ROWS = 200
 CODE = (
@@ -218,10 +218,15 @@ def register(app: Dash, source: Source) -> None:
 
     @app.callback(
         output={**outputs(), "shown": Output("information-shown", "data")},
-        **asked("information"),
+        **asked("information", CONTROLS),
     )
     def show(
-        path: str | None, search: str | None, tick: int, theme: str, shown: dict[str, Any] | None
+        path: str | None,
+        search: str | None,
+        tick: int,
+        theme: str,
+        shown: dict[str, Any] | None,
+        current: dict[str, Any],
     ) -> dict[str, Any]:
         if path != PATH:
             raise PreventUpdate
@@ -233,8 +238,6 @@ def register(app: Dash, source: Source) -> None:
             if shown and shown["key"] == key:
                 raise PreventUpdate
             page = answer(source, state, theme)
-        set_here = {name: page[name] for name in CONTROLS if page[name] is not no_update}
-        return page | {"shown": {"key": key, "set": set_here}}
+        return settled(page, current, key)
 
-    properties = dict.fromkeys(CONTROLS, "value") | {"follow": "checked"}
-    lead_on(app, "information", properties, InformationState.parse, chosen)
+    lead_on(app, "information", CONTROLS, InformationState.parse, chosen)

@@ -11,7 +11,7 @@ from dash.exceptions import PreventUpdate
 
 from gradscope import figures
 from gradscope.dashboards.blocks import choices, drawn, graph, howto, ticker
-from gradscope.dashboards.callbacks import asked, lead_on, open_clicked
+from gradscope.dashboards.callbacks import asked, lead_on, open_clicked, settled
 from gradscope.dashboards.source import Source
 from gradscope.dashboards.state import SweepState
 from gradscope.errors import GradscopeError
@@ -23,6 +23,7 @@ TALL = "max(420px, calc(100vh - 250px))"
 NONE_LEFT = "no other key varies"
 CLICK = "Click a cell to open the run behind it."
 AXES = {"x": "Across", "y": "Up", "facet": "Small multiples"}
+CONTROLS = dict.fromkeys((*AXES, "at"), "value")
 
 
 def layout() -> dmc.Stack:
@@ -67,7 +68,7 @@ def answer(source: Source, state: SweepState, theme: str) -> dict[str, Any]:
     return {
         "map": figure,
         "options": [choices(keys)] * len(AXES),
-        "axes": [axes[axis] for axis in AXES],
+        **axes,
         "at": "last" if state.last else "first",
         "hint": hint(runs, [key for key in axes.values() if key]),
         "empty": _why_no_map(runs, keys, source.where),
@@ -111,17 +112,22 @@ def register(app: Dash, source: Source) -> None:
         output={
             "map": Output("sweep-map", "figure"),
             "options": [Output(f"sweep-{axis}", "data") for axis in AXES],
-            "axes": [Output(f"sweep-{axis}", "value") for axis in AXES],
+            **{axis: Output(f"sweep-{axis}", "value") for axis in AXES},
             "at": Output("sweep-at", "value"),
             "hint": Output("sweep-hint", "children"),
             "empty": Output("sweep-empty", "children"),
             "hidden": Output("sweep-body", "hidden"),
             "shown": Output("sweep-shown", "data"),
         },
-        **asked("sweep"),
+        **asked("sweep", CONTROLS),
     )
     def show(
-        path: str | None, search: str | None, tick: int, theme: str, shown: dict[str, Any] | None
+        path: str | None,
+        search: str | None,
+        tick: int,
+        theme: str,
+        shown: dict[str, Any] | None,
+        current: dict[str, Any],
     ) -> dict[str, Any]:
         if path != PATH:
             raise PreventUpdate
@@ -132,8 +138,7 @@ def register(app: Dash, source: Source) -> None:
             if shown and shown["key"] == key:
                 raise PreventUpdate
             page = answer(source, state, theme)
-        set_here = dict(zip(AXES, page["axes"], strict=True)) | {"at": page["at"]}
-        return page | {"shown": {"key": key, "set": set_here}}
+        return settled(page, current, key)
 
-    lead_on(app, "sweep", dict.fromkeys((*AXES, "at"), "value"), SweepState.parse, chosen)
+    lead_on(app, "sweep", CONTROLS, SweepState.parse, chosen)
     open_clicked(app, "sweep")

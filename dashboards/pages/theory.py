@@ -11,7 +11,7 @@ from dash.exceptions import PreventUpdate
 
 from gradscope import figures
 from gradscope.dashboards.blocks import choices, drawn, graph, howto, notice, scrolled, table_of, ticker
-from gradscope.dashboards.callbacks import asked, lead_on, open_clicked
+from gradscope.dashboards.callbacks import asked, lead_on, open_clicked, settled
 from gradscope.dashboards.source import Source
 from gradscope.dashboards.state import FlowState, TheoryState
 from gradscope.dashboards.theory_numbers import numbers_frame
@@ -25,7 +25,7 @@ from gradscope.theory import ACTIVATIONS
 PATH = TheoryState.PATH
 OWN = "own"
 RMS = "weight_rms"
-CONTROLS = ("run", "activation", "at")
+CONTROLS = dict.fromkeys(("run", "activation", "at"), "value")
 
 
 def layout() -> dmc.Stack:
@@ -164,10 +164,15 @@ def register(app: Dash, source: Source) -> None:
 
     @app.callback(
         output={**outputs(), "shown": Output("theory-shown", "data")},
-        **asked("theory"),
+        **asked("theory", CONTROLS),
     )
     def show(
-        path: str | None, search: str | None, tick: int, theme: str, shown: dict[str, Any] | None
+        path: str | None,
+        search: str | None,
+        tick: int,
+        theme: str,
+        shown: dict[str, Any] | None,
+        current: dict[str, Any],
     ) -> dict[str, Any]:
         if path != PATH:
             raise PreventUpdate
@@ -178,10 +183,8 @@ def register(app: Dash, source: Source) -> None:
             if shown and shown["key"] == key:
                 raise PreventUpdate
             page = answer(source, state, theme)
-        set_here = {name: page[name] for name in CONTROLS if page[name] is not no_update}
-        return page | {"shown": {"key": key, "set": set_here}}
+        return settled(page, current, key)
 
     open_clicked(app, "theory")
 
-    properties = dict.fromkeys(CONTROLS, "value")
-    lead_on(app, "theory", properties, TheoryState.parse, chosen)
+    lead_on(app, "theory", CONTROLS, TheoryState.parse, chosen)

@@ -1,10 +1,15 @@
 import re
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import Page, expect
+
+from gradscope.dashboards.pages import flow
+from gradscope.dashboards.source import Source
+from gradscope.dashboards.state import FlowState
 
 pytestmark = pytest.mark.browser
 
@@ -188,6 +193,29 @@ def test_pages_are_reached_by_links(site: Any) -> None:
     expect(page.locator("#runs-grid")).to_be_visible()
     site.open("/nowhere")
     expect(page.locator("#page-lost")).to_be_visible()
+
+
+def test_a_control_moved_while_the_page_is_drawn_keeps_its_place(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawing, moved, answer = threading.Event(), threading.Event(), flow.answer
+
+    def slow(source: Source, state: FlowState, *rest: Any) -> dict[str, Any]:
+        if state.run == "plain" and state.metric is None:
+            drawing.set()
+            moved.wait(20)
+        return answer(source, state, *rest)
+
+    page = site.open("/flow?run=spoiled")
+    title(page, "profile", "Output gradient norm over depth")
+    monkeypatch.setattr(flow, "answer", slow)
+    page.locator("#flow-run").click()
+    page.get_by_role("option", name="plain", exact=True).click()
+    page.wait_for_url("**/flow?run=plain")
+    assert drawing.wait(20)
+    page.locator("#flow-metric").click()
+    page.get_by_role("option", name="Weight gradient norm", exact=True).click()
+    moved.set()
+    page.wait_for_url("**/flow?run=plain&metric=weight_grad_norm")
+    title(page, "profile", "Weight gradient norm over depth")
 
 
 def test_the_system_chooses_between_light_and_dark_until_the_user_does(site_of: Any, folder: Path) -> None:
