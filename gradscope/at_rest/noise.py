@@ -66,8 +66,8 @@ def gradient_noise(
         y: Targets, as many.
         loss_fn: ``loss_fn(model(x), y)``, the mean over samples; None means cross-entropy for integer targets, else
             mean squared error.
-        part: Samples in a part; None is 1 (by ``torch.func``, or one by one where it cannot), or 8 where samples meet in
-            batch normalization.
+        part: Samples in a part; None is 1 (by ``torch.func``, or one by one where it cannot), or 8 where samples
+            meet in batch normalization.
 
     Returns:
         One row per parameter that gets a gradient, and ``(all)`` last: parameter, entries, trace, signal, scale, low,

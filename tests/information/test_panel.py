@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from threadpoolctl import ThreadpoolController
 
 from gradscope import information
 from gradscope.errors import GradscopeError, InvalidValueError, UnknownNameError
+from gradscope.information import spectrum
 from gradscope.information.estimate import Estimate
 from gradscope.information.panel import ESTIMATORS, Layer
 
@@ -56,6 +58,27 @@ def test_the_panel_is_its_estimators_on_all_rows() -> None:
                 one.bound,
                 one.unit,
             ]
+
+
+@pytest.mark.parametrize("metrics", ["default", "all"])
+def test_every_layer_has_one_spectrum_and_one_matrix_of_pairs(monkeypatch: pytest.MonkeyPatch, metrics: str) -> None:
+    """Of the smaller side, whatever the number of metrics that look at them; and one matrix of the sampled inputs."""
+    shapes: dict[str, list[tuple[int, ...]]] = {"eigh": [], "gram_of": []}
+
+    def counted(module: Any, name: str) -> None:
+        function = getattr(module, name)
+
+        def call(given: np.ndarray) -> Any:
+            shapes[name].append(given.shape)
+            return function(given)
+
+        monkeypatch.setattr(module, name, call)
+
+    counted(spectrum, "eigh")
+    counted(sys.modules["gradscope.information.panel"], "gram_of")
+    information.panel(LAYERS, X, Y, rows=64, metrics=metrics)
+    assert sorted(shapes["eigh"]) == [(4, 4), (8, 8), (200, 200)]
+    assert sorted(shapes["gram_of"]) == [(64, 3), (64, 4), (64, 6), (64, 8), (64, 300)]
 
 
 def test_a_layer_that_tells_no_samples_apart_holds_nothing() -> None:
