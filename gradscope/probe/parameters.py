@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from gradscope.probe.applied import Applied
 from gradscope.probe.capture import Captured, FaultHandler, measure
 from gradscope.probe.distributed import LocalGradient, is_sharded, local, world_size
 from gradscope.probe.hooks import on_accumulation
@@ -45,6 +46,7 @@ class ParameterReader:
         self._before: dict[Layer, Tensor] = {}
         self._forms_before: dict[Layer, dict[str, Tensor]] = {}
         self._raw: dict[Layer, Reading] = {}
+        self._applied = Applied()
         self._memory: dict[Any, Tensor] = {}
         self._owned: dict[int, frozenset[int]] = {}
         self._computing: list[Layer] = []
@@ -67,6 +69,7 @@ class ParameterReader:
         self._owned.clear()
         self._raw.clear()
         self._kept.clear()
+        self._applied.clear()
         recorder.tally.forget()
         if self._handles and world_size() == 1 and self._still_fits():
             self._recorder = recorder
@@ -135,7 +138,10 @@ class ParameterReader:
             recorder = self._recorder
             if recorder is None:
                 return
-            recorder.trained.add(torch._C._current_graph_task_id())
+            task = torch._C._current_graph_task_id()
+            recorder.trained.add(task)
+            if mine is None and weight.grad is not None:
+                self._applied.arrived(layer, weight.grad, task)
             if not self._of_raw:
                 return
             start = time.perf_counter()
@@ -174,6 +180,7 @@ class ParameterReader:
             self._remember(recorder, left)
             for one in left:
                 self._read_layer(recorder, one, optimizer, names, False)
+        recorder.dropped = self._applied.dropped
         if recorder.computed and "weight_grad" in names:
             self._read_computed(recorder, optimizer)
 
@@ -199,6 +206,7 @@ class ParameterReader:
             key = f"{names[0]} {id(optimizer)}"
             found[key] = self._reading(recorder, layer, program, tensors, layer in self._before)
             if weight is not None and "weight_grad" in names:
+                self._applied.apply(layer, weight.grad)
                 # Only now: what a later backward pass leaves, as in a GAN, belongs to nobody's step.
                 found["raw"] = self._raw.get(layer, _NOTHING)
         except Exception as error:

@@ -48,6 +48,7 @@ class Recorder:
         self.uncounted: dict[str, str] = {}
         self.computed = ComputedWeights()
         self.trained: set[int] = set()
+        self.dropped: set[int] = set()
         self.spent = 0.0
         self._known = known
         self._stage = Stage()
@@ -95,6 +96,9 @@ class Recorder:
         # One that raised is no part of the step if another was made in its place.
         self.trained = (self.trained & self._arrivals.ended) or self.trained
         if self._arrivals.nested:
+            self.dropped = self._arrivals.belonging(self.dropped) - self._arrivals.belonging(
+                self.trained - self.dropped
+            )
             self.trained = self._arrivals.belonging(self.trained)
 
     def values(self, record: CallRecord) -> list[Value]:
@@ -105,7 +109,7 @@ class Recorder:
         """Everything that counts of a call."""
         for batch in record.batches:
             self._arrivals.note_left(batch)
-            batch.choose(self.trained)
+            batch.choose(self.trained, self.dropped)
         found = record.readings()
         if record.call == 1 and record.layer.name in self.parameters:
             found += self.parameters[record.layer.name].values()

@@ -60,6 +60,7 @@ class MicroBatch:
         within: The backward pass inside which it was recomputed (a reentrant checkpoint); -1 for any other call.
         shown: Signals that the gradient of its output stands for.
         told_as: Signals of this call that the gradient of the next layer's input stands for.
+        zeroed: Whether all it sent to weights was zeroed before an optimizer applied any.
     """
 
     __slots__ = (
@@ -77,6 +78,7 @@ class MicroBatch:
         "told",
         "told_as",
         "within",
+        "zeroed",
     )
 
     def __init__(self, record: CallRecord) -> None:
@@ -93,6 +95,7 @@ class MicroBatch:
         self.within = -1
         self.shown = "output_grad"
         self.told_as = "next_input_grad"
+        self.zeroed = False
 
     @property
     def fired(self) -> int:
@@ -102,7 +105,7 @@ class MicroBatch:
     def _arrived(self) -> list[int]:
         return [one for one, reading in self.backward.items() if reading.arrived]
 
-    def choose(self, trained: Set[int]) -> None:
+    def choose(self, trained: Set[int], dropped: Set[int] = frozenset()) -> None:
         """Choose the backward passes that count: those that trained something.
 
         A gradient penalty, an attack on the input or a Hessian product sends gradients through the same layers, and
@@ -111,10 +114,13 @@ class MicroBatch:
 
         Args:
             trained: Backward passes in which the gradient of a weight was accumulated.
+            dropped: Those of them whose gradients were zeroed before an optimizer applied any.
         """
         arrived = self._arrived()
         if trained:
             self.chosen = [one for one in arrived if one in trained]
+            if dropped >= set(self.chosen):  # else somebody may have kept the parts of a sum
+                self.zeroed, self.chosen = bool(self.chosen), []
         else:
             self.chosen = [one for one in arrived if one not in self.provisional] or arrived
 
@@ -159,7 +165,8 @@ class CallRecord:
     @property
     def expected(self) -> int:
         """Output gradients that should arrive."""
-        return sum(batch.expects for batch in self.batches)
+        kept = [batch for batch in self.batches if not batch.zeroed] or self.batches
+        return sum(batch.expects for batch in kept)
 
     @property
     def fired(self) -> int:
