@@ -224,3 +224,14 @@ def test_words_have_no_derivative() -> None:
     text = "x is a tensor of floating-point numbers, not a tensor of torch.int64; name a layer in between="
     assert str(caught.value) == text
     assert gs.jacobian(model, torch.tensor([[1, 2]]), between=("1", "3")).rows == 4
+
+
+def test_weights_of_zero_let_nothing_through() -> None:
+    model = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 8))
+    for place in (0, 2):
+        with torch.no_grad():
+            model[place].weight.zero_()  # type: ignore[union-attr, operator]
+        found = gs.jacobian(model, torch.randn(4, 8))
+        assert (found.m1, found.s_max) == (0.0, 0.0)
+        assert (found.theory.m1, found.theory.status) == (0.0, "weights of zero let nothing through")
+        nn.init.normal_(model[0].weight)  # type: ignore[arg-type]

@@ -25,7 +25,7 @@ COLUMNS = ["step", "depth", "layer", "metric", "value", "low", "high", "source",
     ["identity", "sigmoid", "tanh", "relu", "leaky_relu", "elu", "selu", "gelu", "silu", "softsign"],
 )
 def test_the_decay_of_the_error_signal(activation: str, init: str, tmp_path: Path) -> None:
-    depth, width, seeds = 12, 256, 2
+    depth, width, seeds = 12, 256, 3
     x, y = batch(32, 256)
     rows = compared(
         lambda seed: gs.lab.mlp(depth, width, activation, init, inputs=256, seed=seed), x, y, tmp_path, seeds
@@ -35,7 +35,8 @@ def test_the_decay_of_the_error_signal(activation: str, init: str, tmp_path: Pat
         return
     assert abs(slope_off(rows, depth)) <= allowed(kappa(activation), width, depth - 1, seeds)
     assert covered(rows, "output_grad_norm") >= 0.85
-    assert set(rows["status"]) <= {"", "approximate: below the rounding of float32"}
+    of_signal = ~rows["metric"].str.startswith("weight_grad")
+    assert set(rows.loc[of_signal, "status"]) <= {"", "approximate: below the rounding of float32"}
 
 
 @pytest.mark.parametrize("activation", ["sigmoid", "tanh", "relu", "selu"])

@@ -232,3 +232,60 @@ def test_a_picture_is_normalized_with_running_averages_where_that_is_frozen(tmp_
     z = F.linear(F.relu(2.0 * model[0](x)), *model[3].parameters()).detach()
     rows = gs.predict(model, x, y).query("metric == 'output_rms'")
     assert rows["value"].iloc[1] == pytest.approx(float(z.square().mean()) ** 0.5, rel=0.25)
+
+
+def picture(norm: nn.Module, activation: nn.Module | None = None) -> nn.Module:
+    torch.manual_seed(0)
+    between = [nn.Conv2d(1, 32, 3, padding=1), norm, activation or nn.ReLU()]
+    return nn.Sequential(*between, nn.Flatten(), nn.Linear(32 * 64, 10))
+
+
+@pytest.mark.parametrize("norm", [nn.GroupNorm(32, 32), nn.InstanceNorm2d(32), nn.LayerNorm(8)])
+def test_a_normalization_of_single_units_is_not_known(norm: nn.Module) -> None:
+    frame = gs.predict(picture(norm), *batch(16, 1, 8, 8))
+    below = frame.query("depth == 1 and metric == 'output_grad_norm'")
+    assert below["value"].isna().all()
+    assert below["status"].str.endswith("theory knows no instance normalization").all()
+
+
+@pytest.mark.parametrize(
+    ("norm", "units"), [(nn.GroupNorm(4, 32), 8), (nn.LayerNorm((32, 8, 8)), 32), (nn.BatchNorm2d(32), 0)]
+)
+def test_a_normalization_over_few_units_is_said_to_be_followed_roughly(norm: nn.Module, units: int) -> None:
+    frame = gs.predict(picture(norm), *batch(16, 1, 8, 8))
+    (status,) = frame.query("depth == 1 and metric == 'output_grad_norm'")["status"]
+    assert ("few for a normalization" in status) == (units > 0)
+    assert not units or f"layer '0': {units} units" in status
+
+
+def test_many_units_of_a_dense_layer_are_enough() -> None:
+    model = nn.Sequential(nn.Linear(8, 64), nn.LayerNorm(64), nn.ReLU(), nn.Linear(64, 10))
+    assert gs.predict(model, *batch(16, 8))["status"].eq("").all()
+
+
+def test_what_follows_something_unknown_is_unknown() -> None:
+    frame = gs.predict(picture(nn.LocalResponseNorm(2), nn.Tanh()), *batch(16, 1, 8, 8))
+    above = frame.query("depth == 2 and metric == 'output_rms'")
+    assert above["value"].isna().all()
+    assert above["status"].str.startswith("activations are multiplied with each other").all()
+
+
+def test_without_targets_it_is_said_of_weight_gradients() -> None:
+    x, y = batch(16, 8)
+    model = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 10))
+    drawn, given = (gs.predict(model, *one).set_index("metric")["status"] for one in ((x,), (x, y)))
+    assert drawn["weight_grad_norm"].str.startswith("approximate: without y, targets are drawn").all()
+    assert drawn["output_grad_norm"].eq("").all()
+    assert given["weight_grad_norm"].eq("").all()
+
+
+def test_like_samples_with_like_gradients_behind_batch_normalization() -> None:
+    digits = gs.lab.data.load("digits")
+    model = gs.lab.mlp(6, 128, "elu", norm="batch", seed=0)
+    of_weights = "metric == 'weight_grad_norm'"
+    found = gs.predict(model, digits.x_train[:128], digits.y_train[:128]).query(of_weights)["status"]
+    assert found.iloc[:-1].str.startswith("approximate: like samples have like gradients").all()
+    assert found.iloc[-1] == ""  # measured
+    # Where targets do not follow the inputs there is nothing to say.
+    model = gs.lab.mlp(6, 128, "elu", norm="batch", inputs=512, seed=0)
+    assert gs.predict(model, *batch(128, 512)).query(of_weights)["status"].eq("").all()

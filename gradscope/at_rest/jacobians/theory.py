@@ -45,8 +45,10 @@ def theory_of(model: nn.Module, x: Any, between: Between, train: bool) -> Jacobi
     stages = [one for one in reading.network if isinstance(one, Stage) and one.name]
     own = known[str(first)]
     log = 2.0 * (own.log_gradient - known[str(last)].log_gradient)
-    log += math.log(reading.layers[0].stage.weight_var) if between[0] is None else 0.0
-    found = JacobianTheory(m1=math.exp(min(log, 700.0)), status=own.status)
+    first_var = reading.layers[0].stage.weight_var if between[0] is None else 1.0
+    if first_var == 0.0 or log == -math.inf:
+        return JacobianTheory(m1=0.0, status="weights of zero let nothing through")
+    found = JacobianTheory(m1=math.exp(min(log + math.log(first_var), 700.0)), status=own.status)
     if len(stages) != len(reading.network) or not all(_is_plain(one) for one in stages):
         return replace(found, status=found.status or "m2 is known for chains of linear layers and activations only")
     names = [one.name for one in stages]

@@ -32,6 +32,7 @@ class Anchor:
         likes: Covariance over pairs of samples of <d_i, d_j> / |d|^2 and how alike the samples are; see ``covariance``.
         lean: <d_i, z_j> of different samples: how far gradients depend on the outputs that the weights make.
         status: Why they cannot be known; empty where they are.
+        drawn: Whether targets are drawn.
     """
 
     output_grad: float
@@ -41,6 +42,7 @@ class Anchor:
     likes: float = 0.0
     lean: float = 0.0
     status: str = ""
+    drawn: bool = False
 
 
 NOTHING = Anchor(math.nan, math.nan, math.nan, math.nan)
@@ -69,7 +71,9 @@ def find_anchor(reading: Reading, place: int, y: Any, loss_fn: Loss | None) -> A
     losses = _drawn(reading.output) if y is None else iter([(loss_fn or default_loss)(reading.output, y)])
     found = [_gradients(single_loss(loss), reading, place) for loss in losses]
     square, of_weight, pairs, *rest = torch.tensor(found, dtype=torch.float64).mean(0).tolist()
-    return Anchor(math.sqrt(square), math.sqrt(of_weight), pairs / square if square > 0 else math.nan, *rest)
+    others, likes, lean = rest
+    alike = pairs / square if square > 0 else math.nan
+    return Anchor(math.sqrt(square), math.sqrt(of_weight), alike, others, likes, lean, drawn=y is None)
 
 
 def _gradients(loss: Tensor, reading: Reading, place: int) -> tuple[float, ...]:

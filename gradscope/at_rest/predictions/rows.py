@@ -139,6 +139,10 @@ def rows(theory: Theory) -> Iterator[tuple[object, ...]]:
 
 LEANS = "approximate: gradients are taken not to depend on the weights, but outputs are so large that the loss's do"
 LOOSE = "approximate: positions of a convolution are taken to pull at a weight independently"
+DRAWN = "approximate: without y, targets are drawn; where like samples have like ones, they pull at a weight together"
+LIKES = (
+    "approximate: like samples have like gradients here, which is not followed through normalizations over the batch"
+)
 SENSITIVE = "approximate: sensitive: the noise of finite width grows from layer to layer"
 
 
@@ -252,16 +256,30 @@ def _backward(theory: Theory, one: LayerRead, level: Level, status: str) -> dict
         assert isinstance(weight, Tensor)
         alike = theory.together.get(level.name, 0.0 if len(one.output) < 2 else math.nan)
         length, share = _input_norm(one, level, alike, theory.likes(level))
-        status = joined(status, LOOSE if math.prod(one.size) > 1 else "")
+        loose = joined(status, _assumed_of_samples(theory, one))
         scatter = 0.0 if one.depth == 1 else theory.scatters.get(level.name, UNKNOWN).output
-        of_weight = _banded(norm.value * length, 4.0 * level.log_var * (1.0 + share**2) + scatter, status)
+        of_weight = _banded(norm.value * length, 4.0 * level.log_var * (1.0 + share**2) + scatter, loose)
         if level is theory.levels[-1]:
-            of_weight = _banded(anchor.weight_grad, 0.0, status)
+            of_weight = _banded(anchor.weight_grad, 0.0, joined(status, DRAWN if anchor.drawn else ""))
         elif _leans(theory, one, level, of_weight.value):
-            of_weight = replace(of_weight, status=joined(status, LEANS))
+            of_weight = replace(of_weight, status=joined(loose, LEANS))
         found["weight_grad_norm"] = of_weight
         found["weight_grad_rms"] = _times(of_weight, 1.0 / math.sqrt(weight.numel()))
     return found
+
+
+def _assumed_of_samples(theory: Theory, one: LayerRead) -> str:
+    """Say where samples are taken to pull at a weight independently of how like they are, and that may count.
+
+    It may where what like samples add to a square would be more than a tenth: (samples - 1) times the covariance of
+    their likeness and that of their gradients.
+    """
+    samples, texts = len(samples_of(one, one.output)), [LOOSE if math.prod(one.size) > 1 else ""]
+    if samples > 1 and theory.anchor.drawn:
+        texts.append(DRAWN)
+    elif not texts[0] and not theory.follow and (samples - 1) * abs(theory.anchor.likes) > 0.1:
+        texts.append(LIKES)
+    return joined(*texts)
 
 
 def _leans(theory: Theory, one: LayerRead, level: Level, value: float) -> bool:

@@ -18,6 +18,8 @@ from gradscope.theory.functions import ACTIVATIONS, Activation, activation_of
 
 Array = NDArray[np.float64]
 
+NOTHING = Activation("?", lambda u: np.full_like(u, np.nan), lambda u: np.full_like(u, np.nan))
+"""Stands for what theory does not know."""
 _DEFAULTS: dict[str, tuple[object, ...]] = {"leaky_relu": (0.01,), "elu": (1.0, 1.0, 1.0), "gelu": ("none",)}
 _FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "leaky_relu": F.leaky_relu,
@@ -71,10 +73,10 @@ def named_activation(name: str, constants: tuple[object, ...] = ()) -> Activatio
 
 
 def composed(first: Activation, second: Activation) -> Activation:
-    """Return the function that applies one after the other."""
+    """Return the function that applies one after the other; what follows an unknown one is unknown as well."""
     if first.name == "identity":
         return second
-    if second.name == "identity":
+    if second.name == "identity" or first is NOTHING:
         return first
 
     def phi(u: Array) -> Array:
@@ -88,6 +90,8 @@ def composed(first: Activation, second: Activation) -> Activation:
 
 def scaled(activation: Activation, factor: float) -> Activation:
     """Return the function times a factor."""
+    if activation is NOTHING:
+        return activation
     name = f"{factor:.4g} {activation.name}"
     return Activation(
         name, lambda u: factor * activation.phi(u), lambda u: factor * activation.slope(u), activation.kinks

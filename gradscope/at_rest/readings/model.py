@@ -107,6 +107,7 @@ def _assemble(seen: _Seen, output: Any, x: Any) -> Reading:
     lost = {place: why if len(reaching) != 1 else "not on the way to the output" for place in range(len(seen.layers))}
     lost = {place: assembler.lost.get(place, text) for place, text in lost.items() if str(place) not in known}
     notes = {place: with_reuse(one, seen.calls[one.layer.name]) for place, one in enumerate(seen.layers)}
+    notes = {place: note or assembler.notes.get(place, "") for place, note in notes.items()}
     return Reading(
         layers=tuple(seen.layers),
         network=tuple(network),

@@ -155,10 +155,17 @@ def _read_norm(node: Any) -> Steps:
         factor = factor / spread
         shift = shift - node._saved_running_mean.double() * factor
         return [(_affine_part(factor, shift), entry)]
-    norm = Normalization("batch" if kind == "batch" else "layer", _eps(node))
+    norm = Normalization("batch" if kind == "batch" else "layer", _eps(node), _together(node))
     if bool((factor == 1).all()) and bool((shift == 0).all()):
         return [(norm, entry)]
     return [(_affine_part(factor, shift), ()), (norm, entry)]
+
+
+def _together(node: Any) -> tuple[int, ...]:
+    """Return the sizes of what a layer or group normalization takes of a sample at once."""
+    if hasattr(node, "_saved_group"):
+        return (int(node._saved_C) // int(node._saved_group), *(int(one) for one in node._saved_input.shape[2:]))
+    return tuple(int(one) for one in getattr(node, "_saved_normalized_shape", ()))
 
 
 def _affine_part(factor: Tensor, shift: Tensor) -> Affine:

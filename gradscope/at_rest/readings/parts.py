@@ -34,10 +34,17 @@ class Phi:
 
 @dataclass(frozen=True)
 class Normalization:
-    """A normalization without scale and shift of its own; these follow as `Affine`."""
+    """A normalization without scale and shift of its own; these follow as `Affine`.
+
+    Attributes:
+        kind: ``batch`` or ``layer``; a group normalization is one of a part of the layer.
+        eps: What it adds to the variance.
+        shape: What of a sample is normalized together: channels, and positions if any; empty where that is not known.
+    """
 
     kind: Norm
     eps: float
+    shape: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
