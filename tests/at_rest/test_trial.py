@@ -197,3 +197,37 @@ def test_what_does_not_help_is_said() -> None:
     assert found.goal == "saturation"
     assert found.best.recovered <= 0.0
     assert "None of them helps." in str(found)
+
+
+def test_what_makes_the_loss_rise_comes_last() -> None:
+    torch.manual_seed(0)
+    blocks = [one for _ in range(6) for one in (nn.Linear(64, 64), nn.Sigmoid())]
+    x, y = 1000.0 * torch.rand(64, 64), torch.arange(64) % 10
+    found = gs.trial(
+        finding("change_activation", "centered_lsuv", "normalize"), nn.Sequential(*blocks, nn.Linear(64, 10)), x, y
+    )
+    rises = [one.rises for one in found]
+    assert rises == sorted(rises)
+    assert 0 < sum(rises) < len(rises)
+    by_name = {one.remedy: one for one in found}
+    wild = by_name["change_activation (relu)"]
+    # The gradient passes, yet inputs of a thousand make every rate too large.
+    assert wild.profile.excess == 0.0
+    assert wild.rises
+    assert "then lowest loss after the steps; last, what makes the loss rise." in str(found)
+
+
+def test_a_single_hidden_layer_loses_nothing() -> None:
+    torch.manual_seed(0)
+    blocks = [one for _ in range(6) for one in (nn.Linear(64, 64), nn.Sigmoid())]
+    x, y = 1000.0 * torch.rand(64, 64), torch.arange(64) % 10
+    found = gs.trial(finding("shallower"), nn.Sequential(*blocks, nn.Linear(64, 10)), x, y)
+    assert "1 hidden layer remains" in found.best.treatment.what
+    assert (found.best.profile.lost, found.best.recovered) == (0.0, 1.0)
+    assert "nan" not in str(found)
+
+
+def test_a_gradient_of_zero_has_no_decades() -> None:
+    model = gs.lab.mlp(3, 32, "tanh", "normal", std=0.0, seed=0)
+    text = str(gs.trial(finding("critical_init"), model, torch.rand(64, 64), torch.arange(64) % 10))
+    assert "As it is: gradient zero or not finite, spread zero or not finite; loss 2.3" in text

@@ -61,11 +61,15 @@ class Judge:
         later = loss_after(patient, given, self.steps)
         return Tried(code, given, profile, predicted, self._recovered(profile, later), later)
 
-    def rank(self, one: Tried) -> tuple[float, float]:
-        """Return the key that puts the better first: what is left too much, then the loss after the steps."""
+    def rank(self, one: Tried) -> tuple[bool, float, float]:
+        """Return the key that puts the better first: what is left too much, then the loss after the steps.
+
+        What makes the loss rise comes last, however well the gradient passes: it does not train.
+        """
         left = self._lost(one.profile, one.loss_after)
         later = left if math.isnan(one.loss_after) else one.loss_after
-        return round(one.profile.excess, 1) if self.goal == "passage" else round(left, 2), later
+        left = round(one.profile.excess, 1) if self.goal == "passage" else round(left, 2)
+        return one.rises, left, later
 
     def _recovered(self, profile: Profile, later: float) -> float:
         before = self._lost(self.patient.before, self.loss_before)

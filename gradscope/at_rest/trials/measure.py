@@ -24,6 +24,8 @@ ALLOWED = 1.0
 SHARES = ("dead_fraction", "saturation", "output_grad_zero_fraction", "fp16_underflow_fraction")
 """What is compared by the layer that has most of it."""
 UNKNOWN = Decay(math.nan, math.nan, math.nan, math.nan, 0)
+ALONE = Decay(math.nan, math.nan, math.nan, 0.0, 1)
+"""Of a single hidden layer, between which and the last one nothing is lost."""
 CAP = 45.0
 """Decades between 1 and the least float32: what a zero, or a value that is not finite, counts as."""
 
@@ -85,15 +87,20 @@ def measure(model: nn.Module, x: Any, y: Any, loss_fn: Loss | None, loss_scale: 
     with first_step(model, x, y, loss_fn, name="trial", loss_scale=loss_scale) as run:
         gradient = _profile(run, "output_grad_norm") / loss_scale
         spread = _profile(run, "sample_spread")
+        hidden = run.trunk[:-1]
         return Profile(
             values={"output_grad_norm": gradient, "sample_spread": spread},
-            decay=run.decay() if len(gradient) else UNKNOWN,
-            spread_decades=_ratio(spread, run.trunk[:-1]),
+            decay=ALONE if _is_alone(gradient, hidden) else run.decay() if len(gradient) else UNKNOWN,
+            spread_decades=0.0 if _is_alone(spread, hidden) else _ratio(spread, hidden),
             shares={name: share for name in SHARES if not math.isnan(share := float(_profile(run, name).max()))},
             weight_gradients=_profile(run, "weight_grad_norm") / loss_scale,
             loss=run.final("loss"),
             specs=run.specs,
         )
+
+
+def _is_alone(profile: pd.Series[float], path: tuple[int, ...]) -> bool:
+    return len(path) == 1 and bool(0.0 < profile.get(path[0], math.nan) < math.inf)
 
 
 def _ratio(spread: pd.Series[float], path: tuple[int, ...]) -> float:

@@ -59,6 +59,13 @@ class Tried:
         """Decades that the output gradient loses or gains between the hidden layers, by theory; NaN if unknown."""
         return _decades(self.predicted.get("output_grad_norm"), self.profile)
 
+    @property
+    def rises(self) -> bool:
+        """Whether the loss of the batch is higher after the trial's steps than before them; False if it took none."""
+        return self.loss_after > self.profile.loss or (
+            math.isnan(self.profile.loss) and not math.isnan(self.loss_after)
+        )
+
     def __repr__(self) -> str:
         return f"<{self.remedy}: recovered {self.recovered:.0%}>"
 
@@ -66,9 +73,9 @@ class Tried:
         seen = self.profile
         foretold = self.predicted_decades
         text = f"{self.remedy}: {self.treatment.what}\n"
-        text += f"   gradient {seen.decay.decades:+.2f} decades"
+        text += f"   {_gradient(seen)}"
         text += "" if math.isnan(foretold) else f" (theory {foretold:+.2f})"
-        text += f", spread {seen.spread_decades:+.2f}; recovered {self.recovered:.0%}"
+        text += f", {_spread(seen)}; recovered {self.recovered:.0%}"
         return text + f"; loss {seen.loss:.3g}{_later(self.loss_after)}"
 
 
@@ -156,12 +163,13 @@ class Trial:
         seen = self.before
         lines = [
             f"Trial of remedies for {of}, on copies of {self.model}",
-            f"As it is: gradient {seen.decay.decades:+.2f} decades ({seen.decay.rate:.3g} per layer), "
-            f"spread {seen.spread_decades:+.2f}; loss {seen.loss:.3g}{_later(self.loss_before, self.steps)}",
+            f"As it is: {_gradient(seen)}{_per_layer(seen)}, "
+            f"{_spread(seen)}; loss {seen.loss:.3g}{_later(self.loss_before, self.steps)}",
         ]
         if len(self.ranked) > 1 and self.goal == "passage":
             then = "lowest loss after the steps" if self.steps else "fewest in all"
-            lines.append(f"Best first: fewest decades beyond one each of gradient and spread, then {then}.")
+            last = "; last, what makes the loss rise" if any(one.rises for one in self.ranked) else ""
+            lines.append(f"Best first: fewest decades beyond one each of gradient and spread, then {then}{last}.")
         lines += [f"{place}. {one}" for place, one in enumerate(self.ranked, start=1)]
         if self.ranked and self.ranked[0].recovered <= 0.0:
             lines.append("None of them helps.")
@@ -169,6 +177,25 @@ class Trial:
             reasons = [f"   {code}: {one.reason}" for code, one in self.not_applicable.items()]
             lines.append("\n".join(["Not tried:", *reasons]))
         return "\n\n".join(lines)
+
+
+def _gradient(seen: Profile) -> str:
+    decades = seen.decay.decades
+    if math.isnan(decades):
+        return "gradient zero or not finite"
+    if math.isinf(decades):
+        return f"gradient exactly zero in the {'first' if decades < 0.0 else 'last'} hidden layer"
+    return f"gradient {decades:+.2f} decades"
+
+
+def _per_layer(seen: Profile) -> str:
+    return "" if math.isnan(seen.decay.rate) else f" ({seen.decay.rate:.3g} per layer)"
+
+
+def _spread(seen: Profile) -> str:
+    if math.isnan(seen.spread_decades):
+        return "spread zero or not finite"
+    return f"spread {seen.spread_decades:+.2f}" if math.isfinite(seen.spread_decades) else "spread gone to zero"
 
 
 def _later(loss: float, steps: int | None = None) -> str:

@@ -73,6 +73,7 @@ def trial(
     at issue, the loss after the steps. Of gradient and spread only the decades beyond one each, which checks complain
     of, count for the rank, to a tenth of a decade; among equals, as all are that leave no more than a decade of each,
     the loss after the steps decides. So what recovers a larger share can rank below what leaves less beyond a decade.
+    Last come those whose loss is higher after the steps than before: with them the model does not train.
 
     The model is left as it was, bit for bit, and so are all random states. To take a remedy, train ``best.model``; a
     remedy that draws weights only can be taken by ``model.load_state_dict(best.model.state_dict())``.
