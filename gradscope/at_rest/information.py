@@ -6,12 +6,15 @@ from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
-from torch import nn
+from torch import Tensor, nn
 
 from gradscope.at_rest.handed_on import handed_on
+from gradscope.information.estimate import joined
 from gradscope.information.panel import NOISE_VAR, ROWS, panel
 from gradscope.probe.layers import LayerFilter
 from gradscope.probe.representations import Spatial
+
+UNUSED = "running statistics of a normalization have seen no batch: evaluation mode is not what training will see"
 
 
 def information_of(
@@ -31,7 +34,8 @@ def information_of(
 
     What layer l hands on is looked at: its output behind normalization, activation function, pooling and sums of
     skips, as the next layer takes it in; the head's output itself. The model runs in evaluation mode, as a copy: the
-    model, its buffers and all random states stay as they are.
+    model, its buffers and all random states stay as they are. Normalization over the batch takes its running
+    statistics then, which before any training are mean 0 and variance 1: a warning says so.
 
     Args:
         model: The model.
@@ -73,4 +77,13 @@ def information_of(
     )
     frame.insert(0, "depth", [by_name[name].depth for name in frame["layer"]])
     frame["layer"] = [by_name[name].layer for name in frame["layer"]]
+    if _unused_statistics(model):
+        inside = frame["depth"] > 0
+        frame.loc[inside, "warning"] = [joined(one, UNUSED) for one in frame.loc[inside, "warning"]]
     return frame
+
+
+def _unused_statistics(model: nn.Module) -> bool:
+    """Return whether a normalization would use running statistics, and has none but those it began with."""
+    counts = (getattr(one, "num_batches_tracked", None) for one in model.modules())
+    return any(isinstance(one, Tensor) and not int(one) for one in counts)

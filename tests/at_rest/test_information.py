@@ -68,6 +68,17 @@ def test_deep_sigmoids_collapse_before_training_and_not_after_a_remedy() -> None
     assert by_depth(healed, "input_information")[8] == pytest.approx(most, abs=0.05)
 
 
+def test_running_statistics_that_saw_no_batch_are_warned_of() -> None:
+    """Evaluation mode then divides by 1, whatever training will divide by; after a batch nothing is said."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.BatchNorm1d(16), nn.Tanh(), nn.Linear(16, 10))
+    said = "running statistics of a normalization have seen no batch: evaluation mode is not what training will see"
+    frame = gs.information_of(model, X, Y)
+    assert frame.loc[frame["depth"] > 0, "warning"].str.endswith(said).all()
+    assert not frame.loc[frame["depth"] == 0, "warning"].str.contains(said).any()
+    model(X)
+    assert not gs.information_of(model, X, Y)["warning"].str.contains(said).any()
+
+
 def test_images_are_pooled_over_positions_or_kept_whole() -> None:
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10))
     with torch.no_grad():

@@ -103,10 +103,22 @@ def test_information_plane_draws_both_networks_by_every_estimator(tmp_path: Path
     assert "Information plane by estimator" in (tmp_path / "planes" / "planes.html").read_text()
 
 
+def test_information_remedy_measures_what_is_lost_and_kept(tmp_path: Path) -> None:
+    text = start("information_remedy.py", tmp_path / "remedy", "--depth", "6", "--samples", "256")
+    assert "Trial of remedies for vanishing, forward-collapse" in text
+    frame = pd.read_csv(tmp_path / "remedy" / "information.csv")
+    assert set(frame["network"]) == {"as it is", "centered_lsuv", "critical_init"}
+    told = frame[frame["depth"] == 6].pivot(index="metric", columns="network", values="value")
+    for metric in ("input_information", "label_information"):
+        assert told.loc[metric, "as it is"] < 1e-4
+        assert told.loc[metric, ["centered_lsuv", "critical_init"]].min() > 1.0
+    assert "Information over depth" in (tmp_path / "remedy" / "as_it_is.html").read_text()
+
+
 def test_every_example_is_tested_and_short() -> None:
     examples = sorted(EXAMPLES.glob("*.py"))
     here = Path(__file__).read_text()
-    assert len(examples) == 6
+    assert len(examples) == 7
     for example in examples:
         assert f'start("{example.name}"' in here
         assert len(example.read_text().splitlines()) < 80
