@@ -30,6 +30,8 @@ COMPUTED = (
     "its weight is computed (parametrized): recorded as the forward pass used it, with its gradient before clipping; "
     "no raw gradient and no update"
 )
+# Code and text by name.
+Moved = Mapping[str, tuple[str, str]]
 EAGERLY = "; what is compiled ran eagerly for this step"
 
 
@@ -41,7 +43,7 @@ class Coverage:
         layer: Qualified name.
         code: ``recorded``, or why not all of it: ``never_called``, ``uncounted``, ``compiled``, ``unused``, ``missed``,
             ``repeated``, ``no_gradient``, ``frozen``, ``no_contribution``, ``computed_weight``,
-            ``unknown_activation``, ``error``, ``filtered``, ``scripted``, ``not_yet``.
+            ``unknown_activation``, ``error``, ``filtered``, ``scripted``, ``added``, ``gone``, ``not_yet``.
         expected: Output gradients that should have arrived.
         fired: Output gradients that did.
         text: The same in words.
@@ -172,6 +174,11 @@ def judge(
 def unwatched(scope: Scope) -> list[Coverage]:
     """Layers of the model that the probe does not watch."""
     return [Coverage(name, code, 0, 0, text) for name, (code, text) in scope.left_out.items()]
+
+
+def moved_layers(moved: Moved) -> list[Coverage]:
+    """Layers that came to the model or left it since it was watched."""
+    return [Coverage(name, code, 0, 0, text) for name, (code, text) in moved.items()]
 
 
 def awaited(layers: Iterable[Layer], scope: Scope) -> list[Coverage]:

@@ -32,7 +32,7 @@ from gradscope.probe.recorder import Recorder
 from gradscope.probe.reduce import on_host
 from gradscope.probe.scaling import without_degree
 from gradscope.probe.sink import Sink
-from gradscope.probe.tiers import Scope, add_uncalled
+from gradscope.probe.tiers import Scope, add_uncalled, moved_since
 from gradscope.runs import Run, Writer, load
 from gradscope.runs.coverage import CoverageTable
 from gradscope.runs.given import real, warn_always, whole
@@ -134,7 +134,7 @@ class Probe:
         (weights, their gradients and updates), ``boundaries`` (activations and error signals) and ``units`` (of
         activation functions), each ``yes``, ``no`` or ``part``.
         """
-        return coverage_frame(self._sink.coverage())
+        return coverage_frame(self._sink.coverage(moved_since(self._model, self._layers, self._scope)))
 
     def log(self, *, step: int | None = None, **scalars: float | Tensor) -> None:
         """Record scalars, such as the loss; a tensor on a device is fetched later, without a synchronisation.
@@ -185,6 +185,9 @@ class Probe:
             self._keep_unfinished(error)
             self._sink.settle()
             self._name_idle_optimizers(error)
+            moved = moved_since(self._model, self._layers, self._scope)
+            if moved:
+                self._sink.note_moved(self._step, moved)
             self._sink.count_faults()
         except Exception as problem:
             self._fault("all layers", "closing", problem)

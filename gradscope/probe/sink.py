@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gradscope.probe import reduce
 from gradscope.probe.backlog import Backlog, Step
-from gradscope.probe.coverage import Coverage, awaited, coverage_rows, survey
+from gradscope.probe.coverage import Coverage, Moved, awaited, coverage_rows, moved_layers, survey
 from gradscope.probe.distributed import world_size
 from gradscope.probe.information import Informant, Measured
 from gradscope.probe.layers import Layer
@@ -231,9 +231,18 @@ class Sink:
             self.writer.scalars(step, {name: float(numbers[place])})
         return numbers
 
-    def coverage(self) -> list[Coverage]:
-        """What the last recorded step showed of every layer."""
-        return [self._coverage.get(one.layer, one) for one in awaited(self._layers, self.scope)]
+    def coverage(self, moved: Moved) -> list[Coverage]:
+        """What the last recorded step showed of every layer, and what has come to the model or left it since."""
+        found = [self._coverage.get(one.layer, one) for one in awaited(self._layers, self.scope)]
+        return [*(one for one in found if one.layer not in moved), *moved_layers(moved)]
+
+    def note_moved(self, step: int, moved: Moved) -> None:
+        """Write what has come to the model or left it; what is not recorded is warned of, unless layers were chosen."""
+        self.writer.append("coverage", coverage_rows(step, moved_layers(moved)))
+        added = [name for name, (code, _) in moved.items() if code == "added"]
+        if added and not self.scope.left_out:
+            text = f"these layers came to the model after it was watched, and were not recorded: {', '.join(added)}"
+            self.remark(step, "added", text)
 
     def remark(self, step: int, key: str, text: str) -> None:
         """Say something of the recording, once for each key."""

@@ -24,6 +24,10 @@ NOT_CHOSEN = "-"
 """Of a tier that no chosen metric asks for."""
 TIERS = ("parameters", "boundaries", "units")
 
+ADDED = ("added", "came to the model after it was watched, and is not recorded; watch the model again")
+REPLACED = ("added", "another module has its place since the model was watched: not recorded; watch the model again")
+GONE = ("gone", "has left the model since it was watched")
+
 
 @dataclass(frozen=True)
 class Scope:
@@ -54,6 +58,21 @@ def scope_of(model: nn.Module, layers: Iterable[Layer], plan: Plan, compiled: bo
     left_out = {name: ("filtered", "left out by layers=") for name in named_layers(model) if name not in names}
     scripted = dict.fromkeys(scripted_layers(model), ("scripted", "inside TorchScript (torch.jit): no hook fires"))
     return Scope(asked_tiers(plan), limits, left_out | scripted)
+
+
+def moved_since(model: nn.Module, layers: Iterable[Layer], scope: Scope) -> dict[str, tuple[str, str]]:
+    """Say which layers came to the model or left it since it was watched: code and text by name.
+
+    Args:
+        model: The model as it is now.
+        layers: The layers that are watched.
+        scope: What was said of it then.
+    """
+    now, watched = named_layers(model), {layer.module: layer.name for layer in layers}
+    there = set(now.values())
+    gone = {name: GONE for module, name in watched.items() if module not in there}
+    strangers = {name for name, module in now.items() if module not in watched and name not in scope.left_out}
+    return gone | {name: REPLACED if name in gone else ADDED for name in sorted(strangers)}
 
 
 def asked_tiers(plan: Plan) -> frozenset[str]:
