@@ -139,7 +139,13 @@ def information_plane(run: Run, x: str = INPUT, y: str = LABEL, *, theme: str = 
         return style.message(heading, MISSING, theme)
     frame = information_plane_frame(run, x, y)
     if frame.empty:
-        return style.message(heading, f"no step has both {x!r} and {y!r} yet", theme)
+        unlabelled = run.steps(x) and not run.steps(y)
+        said = (
+            f"{y!r} was not measured: the sample has no labels"
+            if unlabelled
+            else f"no step has both {x!r} and {y!r} yet"
+        )
+        return style.message(heading, said, theme)
     steps = frame["step"].unique()
     ends = f"steps {steps.min():,} to {steps.max():,}" if len(steps) > 1 else f"step {steps[0]:,}"
     figure = style.empty_figure(heading, f"{_subtitle(run, None, (x, y))}; {ends} (end: filled)", theme)

@@ -117,7 +117,7 @@ def test_without_labels_the_input_alone_is_drawn(source: Source) -> None:
     names = [trace.name for trace in page["profile"].data if trace.showlegend is not False]
     assert names == ["Information about the input"]
     text = page["plane"].layout.annotations[0].text.replace("<br>", " ")
-    assert text == "no step has both 'input_information' and 'label_information' yet"
+    assert text == "'label_information' was not measured: the sample has no labels"
 
 
 def test_where_neither_estimator_was_recorded_the_rest_is_shown(source: Source) -> None:
