@@ -13,6 +13,7 @@ from gradscope.at_rest.copies import Loss
 from gradscope.at_rest.preflight_step import first_step
 from gradscope.at_rest.reading_copy import copy_model, undisturbed
 from gradscope.errors import InvalidTypeError, InvalidValueError
+from gradscope.probe.layers import find_layers
 
 SIGNAL = "output_grad_norm"
 
@@ -27,8 +28,8 @@ def assert_gradient_flow(
         log10(max_l |dL/dz_l| / min_l |dL/dz_l|) <= decades
 
     Only ratios count: the scale of the loss, the size of the batch and the width do not matter. A gradient that is
-    exactly zero, NaN or infinite fails at any number of decades, and so does a layer that no gradient reaches, unless
-    it is frozen. Model and random states are left as they were, bit for bit.
+    exactly zero, NaN or infinite fails at any number of decades, and so does a layer that no gradient reaches, or that
+    is not called, unless it is frozen. Model and random states are left as they were, bit for bit.
 
     Args:
         model: The model, in the mode in which it is to be trained.
@@ -60,10 +61,13 @@ def assert_gradient_flow(
         raise InvalidValueError(f"decades is a number from 0 on, not {decades!r}")
     with undisturbed():
         twin = copy_model(model, "assert_gradient_flow")
+        trained = [one.name for one in find_layers(twin) if _trains(one.module)]
         with first_step(twin, *sample, loss_fn, name=type(twin).__name__) as run:
-            layers = [one for one in run.specs if _trains(twin.get_submodule(one.layer))]
+            called = [(one.depth, one.layer) for one in run.specs]
             norms = run.profile(SIGNAL) if run.steps(SIGNAL) else pd.Series(dtype=np.float64)
-    found = [(one.depth, one.layer, norms.get(one.depth)) for one in layers]
+    found = [(str(depth), layer, norms.get(depth)) for depth, layer in called if layer in trained]
+    known = {layer for _, layer in called}
+    found += [("-", layer, None) for layer in trained if layer not in known]
     fault = _fault([norm for _, _, norm in found], decades)
     if fault:
         raise AssertionError(f"{fault}:\n{_profile(found)}")
@@ -89,7 +93,7 @@ def _fault(found: Sequence[float | None], decades: float) -> str:
     return f"the output gradients of {count} layers span {span:.1f} decades, more than {decades:g}" * (span > decades)
 
 
-def _profile(found: Sequence[tuple[int, str, float | None]]) -> str:
+def _profile(found: Sequence[tuple[str, str, float | None]]) -> str:
     width = max(len(layer) for _, layer, _ in found)
     return "\n".join(
         f"  {depth:>4}  {layer:<{width}}  {'no gradient' if norm is None else f'{norm:.3e}'}"

@@ -93,3 +93,24 @@ def test_bad_arguments_are_named(sample: Any, decades: Any, kind: type[Exception
     with pytest.raises(kind) as no:
         gs.testing.assert_gradient_flow(net(2, "relu", "kaiming"), sample, decades)
     assert str(no.value) == message
+
+
+def test_a_layer_that_is_not_called_is_named() -> None:
+    class Forgotten(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.used, self.spare = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.used(x)
+            return out
+
+    model, sample = Forgotten(), (torch.randn(8, 4), torch.randn(8, 4))
+    with pytest.raises(AssertionError, match=r"no gradient reaches 1 of 2 layers:\n +1  used .*\n +-  spare  no grad"):
+        gs.testing.assert_gradient_flow(model, sample)
+    model.spare.requires_grad_(False)
+    gs.testing.assert_gradient_flow(model, sample)
+
+
+def test_a_model_that_is_a_single_layer() -> None:
+    gs.testing.assert_gradient_flow(nn.Linear(4, 4), (torch.randn(8, 4), torch.randn(8, 4)))

@@ -64,7 +64,8 @@ def examine(target: str, batch: Batch) -> tuple[list[Examined], list[str]]:
 
     Args:
         target: A run, a folder of runs, ``script.py:function`` or ``module:function``. The function is called without
-            arguments and returns a model, (model, x), (model, x, y) or (model, x, y, loss_fn).
+            arguments and returns a model, (model, x), (model, x, y) or (model, x, y, loss_fn); a model may stand in its
+            place.
         batch: How to draw what the function left out: inputs from the standard normal law, targets at random.
 
     Returns:
@@ -128,9 +129,12 @@ def _made(target: str, make: Callable[[], Any], batch: Batch) -> Examined:
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(batch.seed)
-        model, x, y, loss_fn = _completed(target, _called(target, make), batch)
+        # A model of the script is as good as a function that makes one.
+        made = make if isinstance(make, torch.nn.Module) else _called(target, make)
+        model, x, y, loss_fn = _completed(target, made, batch)
         findings = gradscope.preflight(model, x, y, loss_fn)
     file, line = _place(make)
+    file = file or target.rpartition(":")[0]
     return Examined(target, file, line, findings)
 
 

@@ -61,6 +61,7 @@ def tagged():
 
 
 NOT_A_FUNCTION = 3
+MODEL = nn.Sequential(*(one for _ in range(9) for one in (nn.Linear(16, 16), nn.Sigmoid())), nn.Linear(16, 3))
 """
 
 
@@ -79,6 +80,15 @@ def test_the_exit_code_tells_a_sick_model_from_a_healthy_one(
     result = call("check", f"train.py:{function}")
     assert result.exit_code == code, result.output
     assert ("[vanishing]" in result.output) == bool(code)
+
+
+def test_a_model_may_stand_in_place_of_a_function(call: Call, script: Path) -> None:
+    result = call("check", "train.py:MODEL")
+    assert result.exit_code == 1
+    assert "[vanishing]" in result.output
+    report = json.loads(call("check", "train.py:MODEL", "--format", "sarif").output)
+    place = report["runs"][0]["results"][0]["locations"][0]["physicalLocation"]
+    assert place == {"artifactLocation": {"uri": "train.py"}, "region": {"startLine": 1}}
 
 
 def test_the_verdict_of_a_seed_is_the_same_twice(call: Call, script: Path) -> None:
