@@ -47,7 +47,8 @@ def information_of(
         layers: As for ``watch``.
         rows: How many rows pairwise estimators look at.
         noise_var: Variance of the noise that the bounds on information are for, per feature.
-        spatial: ``pool`` takes the mean over positions of images and sequences, ``flatten`` keeps them all.
+        spatial: ``pool`` takes the mean over positions of images and sequences, ``flatten`` keeps them all; what a
+            linear layer takes in flattened is whole either way.
         seed: Of the rows and everything else random.
         progress: Show a bar on the error stream.
 

@@ -38,7 +38,8 @@ def similarity_of(
             mapping as ``model(**x)``), whose first tensor is then the input.
         layers: As for ``watch``.
         rows: How many samples are looked at.
-        spatial: ``pool`` takes the mean over positions of images and sequences, ``flatten`` keeps them all.
+        spatial: ``pool`` takes the mean over positions of images and sequences, ``flatten`` keeps them all; what a
+            linear layer takes in flattened is whole either way.
         seed: Of the choice of samples.
 
     Returns:

@@ -30,8 +30,8 @@ def collect(
     other follows, such as the head's, its output.
 
     Everything is as before afterwards: training flags, buffers, attributes of modules, random states, gradients. Of
-    outputs with positions (convolutions, also behind nn.Flatten, and sequences) `pool` takes the mean over them,
-    `flatten` keeps them all.
+    outputs with positions (convolutions, sequences) `pool` takes the mean over them, `flatten` keeps them all. What a
+    linear layer takes in flattened has no positions and stays whole: its mean is not what the network reads.
 
     Args:
         model: The model, without wrappers of torch.compile and distributed training.
@@ -51,26 +51,15 @@ def collect(
     parts = x.values() if isinstance(x, Mapping) else x if isinstance(x, tuple | list) else [x]
     count = next((len(one) for one in parts if isinstance(one, Tensor) and one.ndim), 0)
     first = _first_child(specs)
-    convolutions = {
-        one.name: one.module.out_channels for one in layers if isinstance(one.module, nn.modules.conv._ConvNd)
-    }
+    convolutions = {one.name for one in layers if isinstance(one.module, nn.modules.conv._ConvNd)}
     found: dict[int, NDArray[np.float32]] = {}
     for one in specs:
         child = first.get(one.id)
         seen = one if child is None else child
         tensor = _by_sample((outputs if child is None else inputs).get((seen.layer, seen.call)), count)
         if tensor is not None:
-            channels = convolutions.get(one.layer) if len(seen.parents) == 1 else None
-            maps = _unflattened(tensor, channels)
-            found[one.id] = features(maps, spatial, channels_first=maps is not tensor or seen.layer in convolutions)
+            found[one.id] = features(tensor, spatial, channels_first=seen.layer in convolutions)
     return found
-
-
-def _unflattened(tensor: Tensor, channels: int | None) -> Tensor:
-    """Return maps of so many channels, which a linear layer takes in flattened, as (samples, channels, positions)."""
-    if channels is None or tensor.ndim != 2 or tensor.shape[1] <= channels or tensor.shape[1] % channels:
-        return tensor
-    return tensor.reshape(len(tensor), channels, -1)
 
 
 def _by_sample(tensor: Tensor | None, count: int) -> Tensor | None:
