@@ -7,20 +7,12 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
+from gradscope.at_rest.remedies.phi import MODULES
 from gradscope.lab.validation import choice
+from gradscope.theory import ACTIVATIONS as KNOWN
 
-ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
-    "identity": nn.Identity,
-    "sigmoid": nn.Sigmoid,
-    "tanh": nn.Tanh,
-    "relu": nn.ReLU,
-    "leaky_relu": nn.LeakyReLU,
-    "elu": nn.ELU,
-    "selu": nn.SELU,
-    "gelu": nn.GELU,
-    "silu": nn.SiLU,
-    "softsign": nn.Softsign,
-}
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {name: MODULES[name] for name in KNOWN}
+"""The activation functions that theory knows by name."""
 NORMS = ("none", "batch", "layer")
 POOLS: dict[str, Callable[[int], nn.Module]] = {"max": nn.MaxPool2d, "mean": nn.AvgPool2d}
 
