@@ -205,7 +205,8 @@ class Sink:
             for one in records
         ]
         trains = [_trains(layer) for layer in self._layers]
-        return [calls, trains, len(self._faults), dict(recorder.uncounted), len(recorder.parameters), self.compiled]
+        weights = [set(recorder.computed.names), len(recorder.parameters)]
+        return [calls, trains, len(self._faults), dict(recorder.uncounted), *weights, self.compiled]
 
     def scalars(self, step: int, values: dict[str, Any]) -> None:
         """Note scalars; those on a device wait there for the next transfer."""
@@ -288,9 +289,9 @@ def _weakly(method: Callable[..., None]) -> Callable[..., None]:
     return call
 
 
-def _trains(layer: Layer) -> list[tuple[bool, bool]]:
-    parameters = [one for one in layer.module._parameters.values() if one is not None]
-    return [(one.requires_grad, one.grad is None) for one in parameters]
+def _trains(layer: Layer) -> list[tuple[str, bool, bool]]:
+    parameters = [(name, one) for name, one in layer.module._parameters.items() if one is not None]
+    return [(name, one.requires_grad, one.grad is None) for name, one in parameters]
 
 
 def is_milestone(recorded: int) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 import gradscope as gs
 
@@ -80,3 +81,21 @@ def test_layers_that_were_chosen_are_no_reason_to_warn_of_others(tmp_path: Path)
         probe.step()
         found = probe.coverage()
     assert dict(zip(found["layer"], found["code"], strict=True))["3"] == "added"
+
+
+def test_coverage_of_a_weight_that_is_computed_for_a_while(tmp_path: Path) -> None:
+    """Pruned in the middle of a training, and made whole again."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    codes = []
+    with gs.watch(model, optimizer, out=tmp_path / "run", every=1) as probe:
+        for change in ("none", "pruned", "made whole"):
+            if change == "pruned":
+                prune.random_unstructured(model[0], "weight", 0.5)
+            elif change == "made whole":
+                prune.remove(model[0], "weight")
+            optimizer.param_groups[0]["params"] = list(model.parameters())
+            train(model, optimizer)
+            codes.append(probe.coverage()["code"].tolist()[0])
+    assert codes == ["recorded", "computed_weight", "recorded"]
