@@ -32,7 +32,7 @@ def assert_gradient_flow(
     is not called, unless it is frozen. Model and random states are left as they were, bit for bit.
 
     Args:
-        model: The model, in the mode in which it is to be trained.
+        model: The model; its copy goes in training mode, and of a model that is in it, the modules keep their own.
         sample: The pair (x, y) of inputs and targets.
         decades: Most powers of ten between the largest and the smallest norm.
         loss_fn: ``loss_fn(model_output, y)``; None means cross-entropy for integer targets, else mean squared error.

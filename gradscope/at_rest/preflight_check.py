@@ -16,8 +16,9 @@ def preflight(model: nn.Module, x: Any, y: Any, loss_fn: Loss | None = None) -> 
     """Make every check on a model before its first step, from one forward and one backward pass of a copy.
 
     The model is left as it was, bit for bit: parameters, gradients, buffers, training flags and hooks; so are all
-    random states. Nothing is written to disk. The copy runs in the mode that the model is in; call ``model.train()``
-    first to see what training will see. Hooks that are set on the model's modules are part of the copy, and run.
+    random states. Nothing is written to disk. The copy runs in training mode; of a
+    model that is in it, the modules keep their own. Hooks that are set on the model's modules are part of the copy, and
+    run.
 
     Args:
         model: The model, untrained or not. Called as ``model(x)``, as ``model(*x)`` for a tuple and as ``model(**x)``

@@ -36,6 +36,9 @@ def first_step(
 ) -> Iterator[Run]:
     """Record one forward and one backward pass of a model that may be touched; the run is gone afterwards.
 
+    It goes in training mode: nothing is recorded of a model that evaluates. One that is in it keeps the modes of its
+    modules.
+
     Args:
         model: A copy; it is left with gradients.
         x: Inputs; copied.
@@ -51,6 +54,8 @@ def first_step(
         Exception: what the model itself raises.
     """
     loss = usable_loss(loss_fn)
+    if not model.training:
+        model.train()
     folder = f"memory://gradscope-{secrets.token_hex(8)}"
     try:
         with watch(model, out=folder, every=1, name=name, layers=layers) as probe:

@@ -191,3 +191,9 @@ def test_gradients_of_large_outputs_depend_on_the_weights() -> None:
     assert status[9] == ""
     small = gs.predict(gs.lab.mlp(8, 128, "relu", "xavier_normal", seed=0), x, y)
     assert set(small["status"]) == {""}
+
+
+def test_an_input_that_is_no_number_is_said_to_be_so() -> None:
+    frame = gs.predict(nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 3)), torch.full((4, 8), math.nan))
+    assert frame["value"].isna().all()
+    assert frame["status"].str.endswith("where the network begins, a value is NaN or infinite").all()

@@ -77,6 +77,18 @@ def test_gradients_modes_and_random_states_are_left() -> None:
     assert fired == ["user's"] * 2
 
 
+def test_a_model_that_evaluates_is_looked_at_as_it_will_train() -> None:
+    torch.manual_seed(0)
+    layers = [one for _ in range(8) for one in (nn.Linear(64, 64), nn.Sigmoid(), nn.Dropout(0.1))]
+    model = nn.Sequential(nn.Flatten(), *layers, nn.Linear(64, 10))
+    training = gs.preflight(model, X, Y)
+    assert "vanishing" in training.codes
+    assert str(gs.preflight(model.eval(), X, Y)) == str(training)
+    assert not model.training
+    found = gs.trial(training[0], model, X, Y, steps=2)
+    assert found.before.decay.decades < -3.0
+
+
 def test_a_loss_with_parameters_and_buffers_is_left() -> None:
     class Counting(nn.Module):
         def __init__(self) -> None:

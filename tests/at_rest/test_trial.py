@@ -231,3 +231,8 @@ def test_a_gradient_of_zero_has_no_decades() -> None:
     model = gs.lab.mlp(3, 32, "tanh", "normal", std=0.0, seed=0)
     text = str(gs.trial(finding("critical_init"), model, torch.rand(64, 64), torch.arange(64) % 10))
     assert "As it is: gradient zero or not finite, spread zero or not finite; loss 2.3" in text
+
+
+def test_without_a_hidden_layer_nothing_is_compared() -> None:
+    text = str(gs.trial(finding("critical_init"), nn.Linear(64, 10), X.flatten(1), Y, steps=1))
+    assert "As it is: no hidden layer, spread of none; loss" in text

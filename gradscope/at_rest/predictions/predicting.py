@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from torch import nn
 
@@ -83,8 +84,10 @@ def _follow(reading: Reading, start: Start) -> tuple[Reading, tuple[Level, ...]]
     """Return what theory says; where shapes turn up that it has no place for, nothing of any layer, and why."""
     if not reading.network:
         return reading, ()
-    try:
-        return reading, propagate(reading.network, start)
-    except InvalidValueError as error:
-        lost = dict.fromkeys(range(len(reading.layers)), f"theory cannot follow the shapes of this network: {error}")
-        return replace(reading, network=(), lost=lost), ()
+    why = "where the network begins, a value is NaN or infinite"
+    if np.isfinite(start.q).all():
+        try:
+            return reading, propagate(reading.network, start)
+        except InvalidValueError as error:
+            why = f"theory cannot follow the shapes of this network: {error}"
+    return replace(reading, network=(), lost=dict.fromkeys(range(len(reading.layers)), why)), ()

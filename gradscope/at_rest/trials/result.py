@@ -181,6 +181,8 @@ class Trial:
 
 def _gradient(seen: Profile) -> str:
     decades = seen.decay.decades
+    if not seen.hidden:
+        return "no hidden layer"
     if math.isnan(decades):
         return "gradient zero or not finite"
     if math.isinf(decades):
@@ -193,6 +195,8 @@ def _per_layer(seen: Profile) -> str:
 
 
 def _spread(seen: Profile) -> str:
+    if not seen.hidden:
+        return "spread of none"
     if math.isnan(seen.spread_decades):
         return "spread zero or not finite"
     return f"spread {seen.spread_decades:+.2f}" if math.isfinite(seen.spread_decades) else "spread gone to zero"

@@ -53,6 +53,8 @@ def _sgd(rate: float) -> MakeOptimizer:
 
 def _train(patient: Patient, given: Treatment, make: MakeOptimizer, steps: int) -> float:
     model, loss_fn = copy_model(given.model, "trial"), usable_loss(patient.loss_fn)
+    if not model.training:
+        model.train()
     optimizer = make([one for one in model.parameters() if one.requires_grad])
 
     def loss() -> Tensor:
