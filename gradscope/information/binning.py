@@ -114,8 +114,13 @@ def binning_sweep(
 
 
 def _bounds(values: Array, given: tuple[float, float] | None) -> tuple[float, float]:
-    low, high = (float(values.min()), float(values.max())) if given is None else (float(given[0]), float(given[1]))
-    if given is not None and not -math.inf < low < high < math.inf:
+    if given is None:
+        return float(values.min()), float(values.max())
+    try:
+        low, high = (float(one) for one in given)
+    except (TypeError, ValueError):
+        low = high = math.nan
+    if not -math.inf < low < high < math.inf:
         raise InvalidValueError(f"bounds are a pair (lowest, highest) of numbers in order, not {given!r}")
     return low, high
 
@@ -125,7 +130,9 @@ def _states(values: Array, bins: int, bounds: tuple[float, float]) -> NDArray[np
     low, high = bounds
     if low == high:
         return np.zeros(len(values), np.intp)
-    places = np.clip((values - low) * (bins / (high - low)), 0, bins - 1).astype(np.int32)
+    kind = np.int32 if bins <= np.iinfo(np.int32).max else np.int64
+    # First a share of the range: its inverse is more than a float where the range is tiny.
+    places = np.clip((values - low) / (high - low) * bins, 0, bins - 1).astype(kind)
     return np.asarray(np.unique(_rows(places), return_inverse=True)[1], np.intp).reshape(-1)
 
 

@@ -12,6 +12,8 @@ from scipy.special import stdtrit
 Bound = Literal["estimate", "lower", "upper", "both"]
 Unit = Literal["nats", "bits", "1"]
 NATS_PER_BIT = math.log(2.0)
+OF_INFORMATION = ("bias", "chance", "ceiling")
+"""Parameters in the unit of the estimate."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Estimate:
             interval is known.
         high: Upper end.
         estimator: Its name.
-        parameters: What it was computed with.
+        parameters: What it was computed with; what is an amount of information among them is in `unit`.
         n: Samples used.
         bound: ``estimate`` of the quantity itself; ``lower`` or ``upper``: of a bound on it; ``both``: `low` and `high`
             are bounds on it.
@@ -67,7 +69,8 @@ class Estimate:
         if self.unit != "nats":
             return self
         value, low, high = (one / NATS_PER_BIT for one in (self.value, self.low, self.high))
-        return replace(self, value=value, low=low, high=high, unit="bits")
+        said = {name: one / NATS_PER_BIT for name, one in self.parameters.items() if name in OF_INFORMATION}  # type: ignore[operator]
+        return replace(self, value=value, low=low, high=high, unit="bits", parameters={**self.parameters, **said})
 
 
 def interval(value: float, error: float, parts: int | None = None) -> tuple[float, float]:

@@ -48,6 +48,16 @@ X = np.random.default_rng(0).standard_normal((50, 2))
             "bounds are a pair (lowest, highest) of numbers in order, not (1.0, -1.0)",
         ),
         (
+            lambda: information.binning(X, bounds=5.0),  # type: ignore[arg-type]
+            InvalidValueError,
+            "bounds are a pair (lowest, highest) of numbers in order, not 5.0",
+        ),
+        (
+            lambda: information.binning(X, bounds=(1.0, 2.0, 3.0)),  # type: ignore[arg-type]
+            InvalidValueError,
+            "bounds are a pair (lowest, highest) of numbers in order, not (1.0, 2.0, 3.0)",
+        ),
+        (
             lambda: information.kde_bounds(X, noise_var=0.0),
             InvalidValueError,
             "noise_var is a positive number, not 0.0",
@@ -110,6 +120,10 @@ def test_an_estimate_says_how_it_came_about() -> None:
     assert str(rank) == "effective_rank: 3, n = 10"
     assert rank.in_bits() is rank
     assert float(found) == 0.83037
+    told = information.binning(X[:, 0], (X[:, 0] > 0).astype(int), bins=4)
+    assert told.parameters["bias"] == 3 / 100
+    assert told.in_bits().parameters["bias"] == pytest.approx(0.03 / math.log(2))
+    assert told.in_bits().parameters["bins"] == 4
 
 
 def test_both_ends_are_the_interval() -> None:

@@ -350,3 +350,44 @@ def test_a_gaussian_knows_nothing_of_scale_and_sees_a_copy_as_infinite() -> None
     assert information.gaussian(*gaussians(50, 0.0, 6)).warning == (
         "12 features for 50 samples: correlations by chance count as information"
     )
+
+
+# ------------------------------------------------------------------------------------------------- channels
+
+
+@pytest.mark.parametrize("flip", [0.11, 0.25, 0.4])
+def test_binning_finds_the_capacity_of_a_symmetric_channel(flip: float) -> None:
+    """1 - H(p) bits, and so also at a tiny scale and with more bins than there are integers of 32 bits."""
+    random = np.random.default_rng(0)
+    x = random.integers(0, 2, 20_000)
+    y = x ^ (random.random(20_000) < flip)
+    capacity = 1 + flip * math.log2(flip) + (1 - flip) * math.log2(1 - flip)
+    for scale, bins in ((1.0, 2), (1e-310, 2), (1e300, 7), (1.0, 10**10)):
+        found = information.binning(scale * x, y, bins=bins).in_bits()
+        assert found.value == pytest.approx(capacity, abs=0.015)
+        assert found.parameters["states"] == 2
+
+
+def test_binning_finds_the_capacity_of_an_erasure_channel() -> None:
+    """1 - e bits for a share e of erased ones: three states, of which one says nothing."""
+    random = np.random.default_rng(0)
+    x = random.integers(0, 2, 20_000)
+    kept = np.where(random.random(20_000) < 0.3, 2, x)
+    assert information.binning(kept, x, bins=3).in_bits().value == pytest.approx(0.7, abs=0.01)
+
+
+def test_bounds_enclose_the_information_of_a_mixture() -> None:
+    """Twenty points in noise, the truth by 200,000 draws."""
+    random = np.random.default_rng(0)
+    centres, classes = 1.5 * random.standard_normal((20, 3)), np.arange(20) % 4
+    chosen = random.integers(0, 20, 200_000)
+    noisy = centres[chosen] + math.sqrt(0.5) * random.standard_normal((200_000, 3))
+    density = np.exp(-((noisy[:, None] - centres) ** 2).sum(-1))
+    every = density.mean(1)
+    own = density[np.arange(len(chosen)), chosen]
+    same = np.where(classes[chosen][:, None] == classes, density, 0.0).sum(1) / 5
+    for found, part in (
+        (information.kde_bounds(centres, noise_var=0.5), own),
+        (information.kde_bounds(centres, classes, noise_var=0.5), same),
+    ):
+        assert found.low < float(np.log(part / every).mean()) < found.high
