@@ -134,13 +134,16 @@ class ParameterReader:
         self._recorder = None
 
     def _raw_hook(self, layer: Layer, mine: LocalGradient | None) -> Callable[[Tensor], None]:
+        follows = world_size() == 1
+
         def hook(weight: Tensor) -> None:
             recorder = self._recorder
             if recorder is None:
                 return
             task = torch._C._current_graph_task_id()
             recorder.trained.add(task)
-            if mine is None and weight.grad is not None:
+            # Where several ranks train, DistributedDataParallel puts gradients where it likes.
+            if follows and weight.grad is not None:
                 self._applied.arrived(layer, weight.grad, task)
             if not self._of_raw:
                 return
