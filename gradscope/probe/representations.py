@@ -118,11 +118,21 @@ def _pass(model: nn.Module, layers: Sequence[Layer], x: Any) -> tuple[Mapping[Ke
     ]
     try:
         with _undisturbed(model), torch.no_grad():
-            model(*x) if isinstance(x, tuple) else model(**x) if isinstance(x, Mapping) else model(x)
+            given = _copied(x)
+            model(*given) if isinstance(x, tuple) else model(**given) if isinstance(x, Mapping) else model(given)
     finally:
         for handle in handles:
             handle.remove()
     return inputs, outputs
+
+
+def _copied(x: Any) -> Any:
+    """Copy the tensors of a sample: a model may change its input in place."""
+    if isinstance(x, Tensor):
+        return x.clone()
+    if isinstance(x, Mapping):
+        return {name: _copied(one) for name, one in x.items()}
+    return type(x)(_copied(one) for one in x) if type(x) in (tuple, list) else x
 
 
 def _keep(name: str, inputs: dict[Key, Tensor], outputs: dict[Key, Tensor]) -> Callable[..., None]:

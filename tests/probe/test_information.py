@@ -144,6 +144,20 @@ def test_what_a_model_keeps_for_itself_is_put_back(tmp_path: Path) -> None:
     assert loaded(tmp_path / "run").steps("effective_rank") == [0, 2, 4, 6, 8, 10]
 
 
+def test_a_model_that_changes_its_input_gets_the_same_sample_again(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.ELU(3.0, inplace=True), nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
+    x = data()[0]
+    before = x.clone()
+    optimizer = torch.optim.SGD(model.parameters(), 0.0)
+    with gs.watch(model, optimizer, out=tmp_path / "run", sample=(x, None), information_every=1):
+        for _ in range(2):
+            model(before.clone()).sum().backward()
+            optimizer.step()
+    assert torch.equal(x, before)
+    first, second = (loaded(tmp_path / "run").profile("cka_input", step) for step in (0, 1))
+    assert first.tolist() == second.tolist()
+
+
 def test_a_hook_that_removes_itself_is_not_used_up(tmp_path: Path) -> None:
     model, seen = net(), []
     with gs.watch(model, out=tmp_path / "run", sample=data(), information_every=1) as probe:
