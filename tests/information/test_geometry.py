@@ -111,6 +111,17 @@ def test_batches_need_no_large_matrix_and_agree() -> None:
     assert math.isnan(information.cka(x, np.ones((2000, 2))).value)
 
 
+@pytest.mark.parametrize("batch", [None, 20])
+def test_the_interval_of_alignment_covers_what_is_shared(batch: int | None) -> None:
+    """Of six white features three are shared: a CKA of one half."""
+    covered = 0
+    for seed in range(60):
+        x = normal(200, 6, seed=seed)
+        found = information.cka(x, np.hstack([x[:, :3], normal(200, 3, seed=seed + 1000)]), batch=batch)
+        covered += found.low <= 0.5 <= found.high
+    assert covered >= 51
+
+
 # ------------------------------------------------------------------------------------------------- ranks
 
 
