@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from gradscope.checks import rule
 from gradscope.checks.finding import NotApplicable, Severity
-from gradscope.checks.head import Head, head_of
+from gradscope.checks.head import Head, head_of, heads_of
 from gradscope.checks.recent import relative_change
 from gradscope.runs import Run
 
@@ -70,7 +71,9 @@ def course(run: Run) -> Course:
     losses, head, moved = _losses(run), head_of(run), movement(run)
     if losses.empty and head is None:
         return Course("unknown", movement=moved)
-    return _of_error(head, moved) if losses.empty and head is not None else _of_loss(losses, head, moved)
+    if losses.empty and head is not None:
+        return _of_error(head, moved)
+    return _of_loss(losses, head, moved, heads_of(run) if head is None else ())
 
 
 def movement(run: Run) -> float:
@@ -90,7 +93,7 @@ def _losses(run: Run) -> pd.Series[float]:
     return pd.Series(chosen["value"].to_numpy(np.float64), index=chosen["step"].to_numpy(np.int64))
 
 
-def _of_loss(losses: pd.Series[float], head: Head | None, moved: float) -> Course:
+def _of_loss(losses: pd.Series[float], head: Head | None, moved: float, several: Sequence[Head] = ()) -> Course:
     steps = int(losses.index[-1] - losses.index[0]) + 1
     values = _values(losses)
     first, last = float(values[0]), _end(values)
@@ -106,6 +109,8 @@ def _of_loss(losses: pd.Series[float], head: Head | None, moved: float) -> Cours
     learns = skill > rule.SKILL and not at_chance
     if head is not None:
         learns = _corrected(learns, chance - last, surprise, losses, head)
+    elif several:
+        learns = learns and _told_apart(several, chance - last)
     verdict = _verdict(learns, steps, len(values))
     if verdict == "stalled" and last > 1.5 * max(first, chance):
         verdict = "diverged"
@@ -143,6 +148,17 @@ def _corrected(learns: bool, gained: float, surprise: float, losses: pd.Series[f
         return False
     judged = _skill_of_error(head) > rule.SKILL and losses.iloc[-1] < losses.iloc[0]
     return learns or (apart and (surprise < 1.0 - rule.SKILL or judged))
+
+
+def _told_apart(heads: Sequence[Head], gained: float) -> bool:
+    """Tell whether several heads may have earned by telling samples apart what their common loss has fallen.
+
+    The bound of one head, summed: a loss is convex in the outputs of all of them. Beyond it one of them has to show it.
+    """
+    if any(math.isnan(one.spread) for one in heads):
+        return True
+    most = sum(rule.most_gained(one.spread, _largest(_values(one.errors)), one.outputs) for one in heads)
+    return gained <= most or any(one.spread > rule.least_spread(one.outputs) for one in heads)
 
 
 def _squared(loss: Array, error: Array) -> bool:

@@ -39,9 +39,18 @@ def head_of(run: Run) -> Head | None:
     None as well where several layers that no other follows receive a gradient: the loss is made of all of them, so that
     the error of one says nothing of what was to be gained.
     """
-    if not run.trunk or _heads(run) > 1:
+    if not run.trunk or len(_ends(run)) > 1:
         return None
-    depth = _depth(run)
+    return _head(run, _depth(run))
+
+
+def heads_of(run: Run) -> list[Head]:
+    """Return what each layer shows that no other follows and that receives a gradient."""
+    found = [_head(run, depth) for depth in _ends(run)]
+    return [one for one in found if one is not None]
+
+
+def _head(run: Run, depth: int) -> Head | None:
     spec = next(one for one in run.specs if one.depth == depth)
     norm, rms = _of(run, "output_grad_norm", depth), _of(run, "output_grad_rms", depth)
     outputs = max(spec.fan_out, 1)
@@ -63,11 +72,12 @@ def head_of(run: Run) -> Head | None:
     )
 
 
-def _heads(run: Run) -> int:
+def _ends(run: Run) -> list[int]:
     frame = seen(run, "output_grad_norm")
     if isinstance(frame, NotApplicable):
-        return 0
-    return int((frame.reindex(columns=list(ends(run))).max() > 0.0).sum())
+        return []
+    most = frame.reindex(columns=list(ends(run))).max()
+    return [int(depth) for depth in most.index[most > 0.0]]
 
 
 def _depth(run: Run) -> int:

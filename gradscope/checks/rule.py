@@ -20,11 +20,11 @@ The loss may be multiplied by any c, so c ln K is found in three ways, none of w
 2. *Surprise per error.* With e = |dL/dz_head| sqrt(N), N samples, a predictor that always says 1/K has
    L / e = ln K / sqrt(1 - 1/K), in which c cancels. Measured: 1.00 +- 0.01 of it in networks that sit at chance, 0.77
    at 36 % accuracy, below 0.4 at 85 %.
-3. *Spread.* Losses are convex in the outputs z: L(z_mean) - L(z) <= -grad L(z_mean) (z - z_mean). With s the deviation
-   of an output between samples, telling them apart has gained at most e s sqrt(K), whatever the loss and its scale; e
-   is that of the constant z_mean; the larger of the first and the last is taken for it. What a loss has fallen beyond
-   that, a constant has earned. Logits that are as sure as they are right say s^2/2 nats: for a skill of r they have
-   s > sqrt(2 r ln K).
+3. *Spread.* Losses are convex in the outputs z: L(z_mean) - L(z) <= -grad L(z_mean) (z - z_mean). With s the
+   deviation of an output between samples, telling them apart has gained at most e s sqrt(K), whatever the loss and
+   its scale; e is that of the constant z_mean; the larger of the first and the last is taken for it. What a loss has
+   fallen beyond that, a constant has earned; of a loss of several heads, beyond the sum of their bounds. Logits that
+   are as sure as they are right say s^2/2 nats: for a skill of r they have s > sqrt(2 r ln K).
 
 Skill by the course or by the error counts only if the outputs are spread: a constant, too, earns by learning how often
 each class comes, or where the targets lie, and knows nothing of the input. Where it must have earned some of the fall,

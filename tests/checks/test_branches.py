@@ -15,6 +15,7 @@ import gradscope as gs
 from gradscope.at_rest.preflight_step import first_step
 from gradscope.checks import NotApplicable
 from gradscope.checks.branches import bridged, ends
+from gradscope.checks.course import course
 from gradscope.checks.exploding import exploding
 from gradscope.checks.head import head_of
 from gradscope.checks.norm_explosion import norm_explosion
@@ -149,6 +150,28 @@ def test_the_error_of_one_head_says_nothing_of_a_loss_of_two(tmp_path: Path) -> 
     assert isinstance(run, Run)
     assert head_of(run) is None
     assert gs.diagnose(run).codes == ()
+
+
+def test_two_heads_that_put_out_constants_have_learnt_nothing(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, data = TwoHeads(), gs.lab.data.load("digits")
+    lower = [one for _ in range(8) for one in (nn.Linear(64, 64), nn.Sigmoid())]
+    model.lower = nn.Sequential(*lower, nn.Linear(64, 64))  # type: ignore[assignment]
+    optimizer = torch.optim.SGD(model.parameters(), 0.02, momentum=0.9)
+    with gs.watch(model, optimizer, out=tmp_path / "two") as probe:
+        for x, y in gs.lab.data.batches(data, 64, 150, 0):
+            classes, number = model(x.flatten(1))
+            # The number is about 3 whatever the picture, which a bias learns: half of the loss.
+            loss = F.cross_entropy(classes, y) + F.mse_loss(number, 3.0 + x.flatten(1).mean(1))
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            probe.log(loss=loss)
+    run = gs.load(tmp_path / "two")
+    assert isinstance(run, Run)
+    assert course(run).skill > 0.5
+    assert course(run).verdict == "stalled"
+    assert {"stalled", "vanishing"} <= {one.code for one in gs.diagnose(run) if one.severity != "note"}
 
 
 def test_a_second_head_without_a_gradient_does_not_count(write: Write) -> None:
