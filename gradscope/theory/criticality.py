@@ -16,7 +16,7 @@ from gradscope.theory.mean_field import checked
 
 _STEADY = 1e-6
 _BESIDE_ZERO = 1e-3
-"""Where the fixed point 0 is tested for stability: its own slope is 1."""
+"""Where fixed points at 0, and next to it, are tested for stability: their own slope is 1, or too near to tell."""
 
 
 @dataclass(frozen=True)
@@ -133,9 +133,9 @@ def _fixed_points(phi: Activation, bias_var: float) -> list[float]:
 
     with np.errstate(divide="ignore", invalid="ignore"):
         values = 1.0 - known.square / known.slope_square / known.q - bias_var / known.q
-    # Where q / V / X differ by rounding alone, as near 0 they do, no sign can be trusted.
-    values[np.abs(values) < 1e-9] = 0.0
-    logs = np.log(known.q)
+    # Where q X / V differs from 1 by rounding alone, as near 0 it does, no sign can be trusted: it changes across that.
+    sure = ~(np.abs(values) < 1e-9)
+    values, logs = values[sure], np.log(known.q[sure])
     changes = np.flatnonzero(values[:-1] * values[1:] < 0.0)
     log_roots = (float(brentq(excess, logs[at], logs[at + 1], xtol=1e-14, rtol=1e-14)) for at in changes)
     return [*roots, *map(math.exp, log_roots)]
@@ -145,7 +145,7 @@ def _with_slope(phi: Activation, q: float) -> tuple[Criticality, float]:
     """Return the critical point at `q` and the slope of its length map."""
     found = moments(phi, q)
     weight_var = 1.0 / float(found.slope_square)
-    near = moments(phi, q or _BESIDE_ZERO)
+    near = moments(phi, max(q, _BESIDE_ZERO))
     return (
         Criticality(q, weight_var, q - weight_var * float(found.square)),
         float(near.length_slope / near.slope_square),

@@ -111,3 +111,16 @@ def test_the_diagram_where_there_is_no_fixed_point() -> None:
     assert kept.chi == pytest.approx(np.array([[0.5, 1.0, 1.5]]))
     with pytest.raises(InvalidValueError, match=r"^bias_var is a list of finite numbers not below 0, not \[-1.0\]$"):
         phase_diagram("tanh", [1.0], [-1.0])
+
+
+@pytest.mark.parametrize("activation", ["tanh", "elu", "selu", "softsign"])
+def test_a_bias_next_to_nothing_is_next_to_none(activation: str) -> None:
+    none, *least = (critical(activation, bias_var=one) for one in (0.0, 1e-18, 1e-13, 1e-10))
+    assert least == sorted(least)
+    assert least[0] == pytest.approx(none, rel=1e-3)
+
+
+@pytest.mark.parametrize("bias_var", [1e-18, 1e-13, 1e-9, 1e-4])
+def test_gelu_is_unstable_whatever_the_bias_below(bias_var: float) -> None:
+    with pytest.raises(GradscopeError, match="that is unstable"):
+        critical("gelu", bias_var=bias_var)
