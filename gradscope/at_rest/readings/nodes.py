@@ -95,12 +95,13 @@ def _known(name: str) -> Any:
 def _read_sum(node: Any) -> Steps:
     """A sum; a parameter that is added is a shift, a constant has left no trace of its size."""
     children = _children(node)
-    sign = -1.0 if node.name().startswith("Sub") else 1.0
+    sign = 1.0 if node.name().startswith("Add") else -1.0
     alpha = sign * float(getattr(node, "_saved_alpha", 1.0))
     leaves = [child for child, _ in node.next_functions if child is not None and is_constant(child)]
+    turned = node.name().startswith("Rsub")
     if len(children) == 2:
-        return [(Sum((1.0, alpha)), tuple(child for _, child in children))]
-    if len(children) == 1 and len(leaves) == 1:
+        return [(Sum((alpha, 1.0) if turned else (1.0, alpha)), tuple(child for _, child in children))]
+    if len(children) == 1 and len(leaves) == 1 and not turned:
         value = _leaf_value(leaves[0])
         if value is not None:
             return [(Affine(1.0, alpha**2 * float(value.square().mean())), (children[0][1],))]
@@ -236,7 +237,7 @@ def _read_mean(node: Any) -> Steps:
 
 
 _READERS: tuple[tuple[tuple[str, ...], Callable[[Any], Steps]], ...] = (
-    (("AddBackward", "SubBackward"), _read_sum),
+    (("AddBackward", "SubBackward", "RsubBackward"), _read_sum),
     (("MulBackward", "DivBackward"), _read_product),
     (("NativeDropout",), _read_dropout),
     (("NegBackward",), _read_negation),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -122,6 +123,8 @@ class Assembler:
         elif isinstance(part, Phi):
             last = self._last(found, free=("pool", "dropout"))
             found[-1] = replace(last, activation=composed(activation_of(last.activation), part.activation))
+        elif isinstance(part, Scale) and not math.isfinite(part.factor):
+            self._opaque(found, "a factor is NaN or infinite")
         elif isinstance(part, Scale):
             last = self._last(found, free=("pool", "dropout"))
             found[-1] = replace(last, activation=scaled(activation_of(last.activation), part.factor))
