@@ -28,11 +28,13 @@ def seen(run: Run, metric: str) -> pd.DataFrame | NotApplicable:
     column = run.column(metric)
     taken = np.setdiff1d(column.steps, np.asarray(run.skipped(), np.int64))
     rows = np.isin(column.step, _thinned(taken)) & np.isfinite(column.value)
-    long = pd.DataFrame({"step": column.step[rows], "depth": column.depth[rows], "value": column.value[rows]})
-    frame = long.pivot(index="step", columns="depth", values="value").astype(np.float64)
-    if frame.empty:
+    if not rows.any():
         return NotApplicable(f"the metric {metric} has no value at any step that the optimizer took")
-    return frame
+    steps, down = np.unique(column.step[rows], return_inverse=True)
+    depths, across = np.unique(column.depth[rows], return_inverse=True)
+    values = np.full((len(steps), len(depths)), math.nan)
+    values[down, across] = column.value[rows]
+    return pd.DataFrame(values, index=pd.Index(steps, name="step"), columns=pd.Index(depths, name="depth"))
 
 
 def relative_change(run: Run) -> pd.DataFrame | NotApplicable:

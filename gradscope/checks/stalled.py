@@ -34,7 +34,7 @@ def stalled(run: Run) -> list[Finding] | NotApplicable:
     if going.verdict == "unknown" and going.last < 0.0:
         return NotApplicable("a loss below zero cannot be compared with that of knowing nothing")
     if going.verdict == "unknown":
-        return NotApplicable(f"too early to tell: {rule.ENOUGH} steps are needed, {going.steps} were taken")
+        return NotApplicable(f"too early to tell: {rule.ENOUGH} steps are needed, not {going.steps}")
     if going.verdict == "learning":
         return []
     return [_finding(run, going)]

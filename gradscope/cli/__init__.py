@@ -303,7 +303,7 @@ def _end(runs: Runs, serve_them: bool, port: int) -> None:
         last = (run.error or "unknown").strip().splitlines()[-1]
         error_console.print(Text(f"gradscope: {run.name} failed: {last}"), soft_wrap=True)
     ends = f", {len(failed)} of them failed" if failed else ""
-    out_console.print(f"{len(runs)} runs in {runs.path}{ends}", highlight=False)
+    out_console.print(f"{len(runs)} run{'s' * (len(runs) != 1)} in {runs.path}{ends}", highlight=False)
     if serve_them:
         _serve(runs.path, port)
     else:

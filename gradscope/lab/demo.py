@@ -21,7 +21,7 @@ VERDICTS = ("vanishing", "exploding")
 OTHERS = ("mild", "-", "healthy", "too shallow")
 RULE = (
     "vanishing: interval below 1 and more than a factor of 10 in total; exploding: above 1; mild: at most 10;"
-    " healthy: interval around 1, at most 10; -: around 1, more than 10"
+    " healthy: interval around 1, at most 10; -: around 1, more than 10; 2/3: in two of three runs"
 )
 
 
@@ -75,7 +75,8 @@ def conclusion(table: pd.DataFrame) -> str:
     kept = f"{_named(best)} initialization, by {best['decay']:.3f},"
     end = f"{kept} {'keeps it' if best['verdict'].startswith('healthy') else 'comes nearest to keeping it'}."
     if worst["verdict"].startswith("healthy"):
-        return f"At depth {worst['depth']} every cell keeps the gradient; {end}"
+        nearest = f"{_named(best)} initialization, by {best['decay']:.3f} per layer, comes nearest to 1"
+        return f"At depth {worst['depth']} every cell keeps the gradient; {nearest}."
     return (
         f"At depth {worst['depth']}, {_named(worst)} initialization multiplies the gradient by"
         f" {worst['decay']:.3f} per layer, so that the first layer receives {power(worst['decades'])} of what"
@@ -112,7 +113,7 @@ def _row(run: Run) -> dict[str, Any] | None:
         decay, first = run.decay(), run.steps()[0]
     except (GradscopeError, IndexError):
         return None
-    codes = [one.code for one in diagnose(run) if one.code in VERDICTS and first in one.steps]
+    codes = [one.code for one in diagnose(run, VERDICTS) if first in one.steps]
     verdict = codes[0] if codes else _other(decay)
     return {key: run.config.get(key) for key in CELL} | {
         "decay": decay.rate,
