@@ -20,6 +20,7 @@ from gradscope.spec import MetricSpec
 
 GROUP = "information"
 ENDS = ("low", "high")
+NOT_THERE = "–"
 PAIRS = {
     "kde_bounds": ("input_information", "label_information"),
     "binning": ("input_information_binned", "label_information_binned"),
@@ -111,7 +112,7 @@ def numbers_frame(view: View) -> pd.DataFrame:
         spec = run.metrics[name]
         title = spec.label + (f" ({spec.unit})" if spec.unit not in ("", "1") else "")
         columns[title] = _cells(run, name, step)
-    frame = pd.DataFrame(columns).fillna("–").sort_index()
+    frame = pd.DataFrame(columns).fillna(NOT_THERE).sort_index()
     frame.insert(0, "layer", [names.get(int(depth), "?") for depth in frame.index])
     frame.insert(0, "depth", [str(depth) for depth in frame.index])
     return frame.reset_index(drop=True)

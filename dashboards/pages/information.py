@@ -7,13 +7,14 @@ from typing import Any
 
 import dash_mantine_components as dmc
 import numpy as np
+import pandas as pd
 from dash import Dash, Output, dcc, html, no_update
 from dash.exceptions import PreventUpdate
 
 from gradscope import figures
 from gradscope.dashboards.blocks import badge, choices, drawn, graph, howto, notice, scrolled, table_of, ticker
 from gradscope.dashboards.callbacks import asked, lead_on, settled
-from gradscope.dashboards.information_view import PAIRS, View, numbers_frame, origins_frame, sampled, settle
+from gradscope.dashboards.information_view import NOT_THERE, PAIRS, View, numbers_frame, origins_frame, sampled, settle
 from gradscope.dashboards.source import Source
 from gradscope.dashboards.state import InformationState
 from gradscope.errors import GradscopeError
@@ -24,6 +25,7 @@ PATH = InformationState.PATH
 CONTROLS = dict.fromkeys(("run", "estimator", "metric", "step"), "value") | {"follow": "checked"}
 GRAPHS = ("profile", "plane", "heatmap")
 MOST_ROWS = 200
+GAP = f"{NOT_THERE}: no number, for the layer is not finite, or constant but for rounding, or not measured"
 CODE = (
     'with gs.watch(model, optimizer, out="runs/mine", sample=(x_val, y_val), information_every=100) as probe:\n    ...'
 )
@@ -105,6 +107,7 @@ def _tables(view: View) -> dmc.Paper:
     stack = dmc.Stack(
         [
             dmc.Text(f"Numbers{step}, with their intervals{some}", fw=600),
+            *_gaps(frame),
             scrolled("Numbers by layer", html.Div(table_of(shown), className="numbers still")),
             dmc.Text("How they came about", fw=600),
             scrolled("Origin of the numbers", html.Div(table_of(origins_frame(view)), className="numbers origins")),
@@ -112,6 +115,11 @@ def _tables(view: View) -> dmc.Paper:
         gap="xs",
     )
     return dmc.Paper(stack, withBorder=True, radius="md", className="tables")
+
+
+def _gaps(frame: pd.DataFrame) -> list[dmc.Text]:
+    """Say what a number that is not there means; nothing where all are."""
+    return [dmc.Text(GAP, size="sm", c="dimmed", id="information-gaps")] if (frame == NOT_THERE).any(axis=None) else []
 
 
 def controls(source: Source, view: View) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from gradscope.errors import InvalidTypeError, InvalidValueError
 Array = NDArray[np.float64]
 FLAT = 4.0
 """Deviation between samples that is rounding: so many units of the precision of their size."""
+ROUNDING = "constant but for rounding"
 
 
 def samples(name: str, given: ArrayLike, least: int = 2) -> Array:
@@ -109,7 +110,7 @@ def flat(values: Array, eps: float) -> str:
     spread, size = (float(np.linalg.norm(one)) for one in (centred(values / most), values / most))
     if spread == 0.0:
         return "constant"
-    return "constant but for rounding" if spread <= FLAT * eps * size else ""
+    return ROUNDING if spread <= FLAT * eps * size else ""
 
 
 def whole(name: str, given: Any, least: int = 1) -> int:

@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from gradscope.errors import InvalidValueError, unknown_name
-from gradscope.information.arrays import Array, centred, flat, labels, plain, positive, precision, samples, whole
+from gradscope.information.arrays import (
+    ROUNDING,
+    Array,
+    centred,
+    flat,
+    labels,
+    plain,
+    positive,
+    precision,
+    samples,
+    whole,
+)
 from gradscope.information.binning import binning
 from gradscope.information.cka import cka_of_grams
-from gradscope.information.estimate import Estimate, interval
+from gradscope.information.estimate import Estimate, interval, joined
 from gradscope.information.kde import kde_from_distances
 from gradscope.information.parallel import side_by_side
 from gradscope.information.readout import probe_accuracy, reconstruction, unfinished_fits
@@ -70,6 +81,11 @@ class Layer:
         if self._spectrum is None:
             self._spectrum = spectrum_of(self.values, eps=self.eps)
         return self._spectrum
+
+    @property
+    def even(self) -> str:
+        """How even all rows are, where they differ by no more than rounding."""
+        return self.spectrum.flat if self._spectrum is not None else flat(self.values, self.eps)
 
     @property
     def gram(self) -> Array:
@@ -149,6 +165,8 @@ ESTIMATORS: dict[str, Callable[[Layer], Estimate | None]] = {
     ),
 }
 DEFAULT = tuple(ESTIMATORS)[:6]
+OF_ONE_SCALE = ("input_information", "label_information")
+"""Estimators that know how large rounding is: their noise is. The others see any deviation, however small."""
 COLUMNS = ("layer", "metric", "value", "low", "high", "unit", "bound", "estimator", "n", "parameters", "warning")
 
 
@@ -264,6 +282,9 @@ def _rows(name: str, layer: Layer, chosen: Sequence[str]) -> Rows:
 def _tried(metric: str, layer: Layer) -> Estimate | None:
     """Return an estimate, without a value and with the reason where this sample does not allow it."""
     try:
-        return ESTIMATORS[metric](layer)
+        found = ESTIMATORS[metric](layer)
     except InvalidValueError as error:
         return Estimate(math.nan, math.nan, math.nan, metric, len(layer.values), {}, unit="1", warning=str(error))
+    if found is None or metric in OF_ONE_SCALE or layer.even != ROUNDING or ROUNDING in found.warning:
+        return found
+    return replace(found, warning=joined(f"the features are {ROUNDING}", found.warning))

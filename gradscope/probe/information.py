@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gradscope.errors import InvalidTypeError, InvalidValueError
-from gradscope.information.arrays import plain
+from gradscope.information.arrays import ROUNDING, plain
 from gradscope.information.panel import panel
 from gradscope.metrics.information import ENDS, MOST_SAMPLES
 from gradscope.probe.layers import Layer
@@ -80,6 +80,7 @@ class Informant:
 
     Attributes:
         every: The same as given.
+        unmeasured: Why layer calls lack metrics since the last measurement, a text by name of the layer call.
     """
 
     def __init__(
@@ -89,13 +90,15 @@ class Informant:
         self._layers = layers
         self._sample = sample
         self.every = every
+        self.unmeasured: dict[str, str] = {}
         ends = tuple(f"_{end}" for end in ENDS)
         self._metrics = [one.name for one in specs if not one.name.endswith(ends)]
 
     def measure(self, specs: Sequence[LayerSpec]) -> Measured:
         """Run the sample through the model and return the metrics of every layer call, by id.
 
-        What a layer hands on that is not finite has no information.
+        What a layer hands on that is not finite has no information. Of one that is constant but for rounding an
+        estimate that knows no scale is one of the rounding: it is absent.
 
         Raises:
             Exception: what the model raises.
@@ -104,12 +107,27 @@ class Informant:
         finite = {str(key): one for key, one in found.items() if np.isfinite(one).all()}
         frame = panel(finite, self._sample.inputs, self._sample.labels, metrics=self._metrics)
         measured: Measured = {}
+        rounded: dict[int, list[str]] = {}
         for row in frame.to_dict("records"):
+            if ROUNDING in row["warning"]:
+                rounded.setdefault(int(row["layer"]), []).append(row["metric"])
+                continue
             numbers = {row["metric"]: row["value"]} | {f"{row['metric']}_{end}": row[end] for end in ENDS}
             # An interval that is not known is absent, not NaN.
             known = {name: float(one) for name, one in numbers.items() if not math.isnan(one)}
             measured.setdefault(int(row["layer"]), {}).update(known)
+        self.unmeasured = _reasons(specs, rounded)
         return measured
+
+
+def _reasons(specs: Sequence[LayerSpec], rounded: Mapping[int, Sequence[str]]) -> dict[str, str]:
+    """Say of each layer call which metrics would have been of rounding."""
+    texts = {}
+    for one in specs:
+        if one.id in rounded:
+            name = one.layer if one.call == 1 else f"{one.layer} (call {one.call})"
+            texts[name] = f"layer {name}: {', '.join(rounded[one.id])} left out where the layer is {ROUNDING}"
+    return texts
 
 
 def _parts(x: Any) -> Sequence[Any]:

@@ -173,3 +173,21 @@ def test_a_deep_network_has_a_table_of_some_layers(tmp_path: Path) -> None:
         probe.step()
     page = information.answer(Source(str(tmp_path)), InformationState(), "light")
     assert "(200 of 251 layers)" in str(page["numbers"])
+
+
+def test_a_number_that_is_not_there_is_explained(tmp_path: Path, source: Source) -> None:
+    """Twelve sigmoid layers hand on rounding in the end: no rank, and the page says why."""
+    torch.manual_seed(0)
+    layers = [one for width in (6, *[32] * 11) for one in (nn.Linear(width, 32), nn.Sigmoid())]
+    model, x = nn.Sequential(*layers, nn.Linear(32, 3)), torch.randn(80, 6)
+    with gs.watch(model, out=tmp_path / "deep", sample=(x, None)) as probe:
+        model(x).sum().backward()
+        probe.step()
+    deep = Source(str(tmp_path))
+    frame = numbers_frame(settle(deep, InformationState()))
+    assert frame["Effective rank"].iloc[0] != "–"
+    assert frame["Effective rank"].iloc[-1] == "–"
+    assert frame["Information about the input (nats)"].iloc[-1].startswith("0")
+    told = "the layer is not finite, or constant but for rounding"
+    assert told in str(information.answer(deep, InformationState(), "light")["numbers"])
+    assert told not in str(information.answer(source, InformationState("both"), "light")["numbers"])

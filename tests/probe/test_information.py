@@ -16,6 +16,10 @@ from torch import Tensor, nn
 
 import gradscope as gs
 from gradscope.errors import GradscopeError, InvalidTypeError, InvalidValueError
+from gradscope.metrics.information import with_ends
+from gradscope.probe.information import Informant, fixed_sample
+from gradscope.probe.layers import find_layers
+from gradscope.spec import LayerSpec
 
 DEFAULT = [
     "effective_rank",
@@ -285,6 +289,49 @@ def test_a_layer_that_is_not_finite_has_no_information(tmp_path: Path) -> None:
         model(data()[0]).sum().backward()
         probe.step()
     assert loaded(tmp_path / "run").profile("effective_rank").index.tolist() == [1]
+
+
+def collapsed() -> nn.Sequential:
+    """Twelve sigmoid layers as they are initialized: the last ones hand on rounding."""
+    torch.manual_seed(0)
+    layers = [one for width in (6, *[32] * 11) for one in (nn.Linear(width, 32), nn.Sigmoid())]
+    return nn.Sequential(*layers, nn.Linear(32, 3))
+
+
+def test_a_layer_of_rounding_has_no_rank(tmp_path: Path) -> None:
+    """What `information_of` warns of is left out of a run; what knows the size of rounding stays."""
+    model = collapsed()
+    train(model, 1, tmp_path / "run", sample=data(), metrics=["backward", "information"])
+    direct = gs.information_of(model, *data(), metrics="all").query("depth > 0")
+    warned = direct[direct["warning"].str.contains("constant but for rounding")]
+    metrics = set(direct["metric"]) - {"input_information", "label_information"}
+    assert warned["depth"].nunique() > 2
+    assert set(warned["metric"]) == metrics
+    run = loaded(tmp_path / "run")
+    assert run.profile("input_information").index.tolist() == list(range(1, 14))
+    for metric in metrics:
+        told = direct[(direct["metric"] == metric) & direct["value"].notna()]
+        clean = told.loc[~told["warning"].str.contains("constant but for rounding"), "depth"]
+        assert run.profile(metric).index.tolist() == clean.tolist()
+    assert set(run.profile("effective_rank_low").index) == set(run.profile("effective_rank").index)
+
+
+def test_what_was_left_out_has_a_reason() -> None:
+    model = collapsed()
+    layers = find_layers(model)
+    specs = [
+        LayerSpec(id=place, layer=one.name, call=1, depth=place + 1, parents=(place - 1,) if place else ())
+        for place, one in enumerate(layers)
+    ]
+    names = ("effective_rank", "cka_input", "input_information")
+    informant = Informant(model, layers, fixed_sample(data()), 1, with_ends(names))
+    found = informant.measure(specs)
+    flat = [one.layer for one in specs if "effective_rank" not in found[one.id]]
+    assert len(flat) > 2
+    assert informant.unmeasured == {
+        name: f"layer {name}: effective_rank, cka_input left out where the layer is constant but for rounding"
+        for name in flat
+    }
 
 
 def test_branches_and_skips_are_measured_where_they_meet(tmp_path: Path) -> None:
