@@ -187,7 +187,7 @@ def test_a_number_that_is_not_there_is_explained(tmp_path: Path, source: Source)
     frame = numbers_frame(settle(deep, InformationState()))
     assert frame["Effective rank"].iloc[0] != "–"
     assert frame["Effective rank"].iloc[-1] == "–"
-    assert frame["Information about the input (nats)"].iloc[-1].startswith("0")
+    assert frame["Information about the input (nats)"].iloc[-1] != "–"
     told = "the layer is not finite, or constant but for rounding"
     assert told in str(information.answer(deep, InformationState(), "light")["numbers"])
     assert told not in str(information.answer(source, InformationState("both"), "light")["numbers"])
