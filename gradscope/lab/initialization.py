@@ -35,7 +35,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from gradscope.errors import InvalidValueError
+from gradscope.errors import InvalidTypeError, InvalidValueError
 from gradscope.lab.randomness import seeded
 from gradscope.lab.validation import choice, number
 
@@ -97,8 +97,9 @@ def initialize(
         std: Standard deviation of the weights for ``normal``.
         bias: Constant that biases are set to.
         sample: A batch of inputs, as the model takes them (a tuple or mapping stands for several arguments), at least
-            256 where there are so many. ``centered_lsuv`` needs it; ``critical`` sees with it which activation function
-            comes between layers, and reads the order in which modules are registered where it is not given.
+            256 where there are so many. ``centered_lsuv`` needs it, refuses fewer than 2 samples and warns below 16;
+            ``critical`` sees with it which activation function comes between layers, and reads the order in which
+            modules are registered where it is not given.
         seed: Makes the draw reproducible and leaves the global random state alone.
 
     Returns:
@@ -106,13 +107,17 @@ def initialize(
 
     Raises:
         UnknownNameError: No such initialization.
-        InvalidValueError: Arguments contradict each other, the model has no layer to draw, or a sample is missing.
+        InvalidTypeError: The model is no module.
+        InvalidValueError: Arguments contradict each other, the model has no layer to draw, or a sample is missing, or
+            it holds NaN or infinity. The model is left as it was.
         GradscopeError: Theory knows no critical variance for an activation function.
 
     >>> initialize(nn.Linear(3, 2), "kaiming", bias=0.5, seed=0).bias.tolist()
     [0.5, 0.5]
     """
     plan = make_plan(name, weight_var=weight_var, bias_var=bias_var, gain=gain, std=std, bias=bias)
+    if not isinstance(model, nn.Module):
+        raise InvalidTypeError(f"model is a torch.nn.Module, not {type(model).__name__}")
     layers = [module for module in model.modules() if isinstance(module, Layer)]
     if not layers:
         raise InvalidValueError(f"{type(model).__name__} has no linear or convolutional layer to initialize")

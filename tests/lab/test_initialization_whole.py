@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import re
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import gradscope as gs
-from gradscope.errors import GradscopeError, InvalidValueError
+from gradscope.errors import GradscopeError, InvalidTypeError, InvalidValueError
 from gradscope.lab.blocks import ACTIVATIONS
 from gradscope.lab.initialization import initialize
 
@@ -124,7 +126,7 @@ def test_a_seed_reproduces_and_leaves_the_global_state(name: str) -> None:
 
 LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "linear": (lambda: nn.Linear(9, 7), (50, 9)),
-    "linear on sequences": (lambda: nn.Linear(9, 7), (10, 5, 9)),
+    "linear on sequences": (lambda: nn.Linear(9, 7), (20, 5, 9)),
     "convolution": (lambda: nn.Conv2d(4, 6, 3, groups=2), (20, 4, 5, 5)),
     "one dimension": (lambda: nn.Conv1d(4, 6, 3), (20, 4, 9)),
     "transposed": (lambda: nn.ConvTranspose2d(4, 6, 3, groups=2, stride=2), (20, 4, 5, 5)),
@@ -187,6 +189,13 @@ def parametrized() -> nn.Module:
     return nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)), nn.ReLU(), nn.Linear(4, 2))
 
 
+class Divided(nn.Module):
+    """Divides by zero."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x / 0.0
+
+
 COMPUTED = "layer '0' computes its weight (a parametrization), or has no shape yet: it cannot be drawn"
 REFUSED: dict[str, tuple[Callable[[], nn.Module], dict[str, Any], str]] = {
     "no sample": (
@@ -205,6 +214,26 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], dict[str, Any], str]] = {
         {"name": "centered_lsuv", "sample": torch.ones(9, 4), "bias_var": 0.1},
         "init 'centered_lsuv' sets the biases so that units are centred: leave them to it",
     ),
+    "no sample in it": (
+        lambda: nn.Linear(4, 2),
+        {"name": "centered_lsuv", "sample": torch.ones(0, 4)},
+        "sample holds no sample: its shape is (0, 4)",
+    ),
+    "not a number": (
+        lambda: nn.Linear(4, 2),
+        {"name": "centered_lsuv", "sample": torch.tensor([[1.0, math.nan, 3.0, math.inf]] * 9)},
+        "sample holds NaN or infinity in 18 of 36 entries",
+    ),
+    "not a number, critical": (
+        lambda: nn.Linear(4, 2),
+        {"name": "critical", "sample": torch.full((9, 4), math.nan)},
+        "sample holds NaN or infinity in 36 of 36 entries",
+    ),
+    "an infinity on the way": (
+        lambda: nn.Sequential(nn.Linear(4, 4), Divided(), nn.Linear(4, 2)),
+        {"name": "centered_lsuv", "sample": torch.randn(20, 4)},
+        "layer '2' returns NaN or infinity on the sample: nothing to centre",
+    ),
     "weight variance": (
         lambda: nn.Linear(4, 2),
         {"name": "critical", "weight_var": 2.0},
@@ -219,8 +248,45 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], dict[str, Any], str]] = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_is_refused(name: str) -> None:
     build, arguments, message = REFUSED[name]
+    model = build()
+    before = copy.deepcopy(model.state_dict())
     with pytest.raises(InvalidValueError, match=f"^{re.escape(message)}$"):
-        initialize(build(), **arguments)
+        initialize(model, **arguments)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_a_failing_model_keeps_its_weights() -> None:
+    model = nn.Sequential(nn.Linear(6, 6), nn.Linear(5, 2))
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        initialize(model, "centered_lsuv", sample=torch.randn(30, 6))
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(("samples", "warned"), [(2, True), (15, True), (16, False)])
+def test_few_samples_are_warned_of(samples: int, warned: bool) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        initialize(nn.Linear(4, 2), "centered_lsuv", sample=torch.randn(samples, 4))
+    message = f"init 'centered_lsuv' fits each unit to {samples} values of the sample: give at least 16 samples"
+    assert [str(one.message) for one in caught] == [f"{message}, better 256"] * warned
+    # The warning points at the line that initializes.
+    assert [one.filename for one in caught] == [__file__] * warned
+
+
+def test_positions_of_a_convolution_count() -> None:
+    """Sixteen positions of one picture are as many values of a channel; warnings are errors here."""
+    initialize(nn.Conv2d(1, 3, 3, padding=1), "centered_lsuv", sample=torch.randn(1, 1, 4, 4))
+
+
+def test_a_number_is_no_model() -> None:
+    with pytest.raises(InvalidTypeError, match=r"^model is a torch\.nn\.Module, not int$"):
+        initialize(3, "critical")  # type: ignore[type-var]
+
+
+def test_an_array_is_no_sample() -> None:
+    with pytest.raises(InvalidTypeError, match="sample is a tensor, not ndarray: give"):
+        initialize(nn.Linear(4, 2), "centered_lsuv", sample=torch.randn(20, 4).numpy())
 
 
 def accuracy(model: nn.Module, digits: gs.lab.data.Data) -> float:

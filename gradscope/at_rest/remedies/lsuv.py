@@ -19,7 +19,7 @@ LEAST = 1e-6
 """A unit whose standard deviation is below this share of its RMS is the same for all samples, up to rounding."""
 
 
-def center_units(model: nn.Module, x: Any, *, std: float = 1.0) -> None:
+def center_units(model: nn.Module, x: Any, *, std: float = 1.0) -> int:
     """Draw all layers anew, in place, such that each unit has mean 0 and standard deviation ``std`` on a sample.
 
     Weights are drawn orthogonal. Then, layer by layer in the order of execution and in one forward pass, with mean m
@@ -36,14 +36,18 @@ def center_units(model: nn.Module, x: Any, *, std: float = 1.0) -> None:
         x: The sample.
         std: Standard deviation that each unit is given.
 
+    Returns:
+        The fewest values that a unit was fitted to: samples, times positions for a channel of a convolution.
+
     Raises:
-        InvalidValueError: The model has no layer, a layer computes its weight, or the sample has fewer than 2 samples.
+        InvalidValueError: The model has no layer, a layer computes its weight or returns NaN or infinity, or the sample
+            has fewer than 2 samples.
         Exception: what the model itself raises.
     """
     layers = find_layers(model)
     for layer in layers:
         _draw(layer)
-    seen: set[int] = set()
+    seen: dict[int, int] = {}
     handles = [layer.module.register_forward_hook(partial(_center, layer, std, seen)) for layer in layers]
     try:
         with torch.no_grad(), _as_in_training(model):
@@ -51,6 +55,7 @@ def center_units(model: nn.Module, x: Any, *, std: float = 1.0) -> None:
     finally:
         for handle in handles:
             handle.remove()
+    return min(seen.values(), default=0)
 
 
 def _draw(layer: Layer) -> None:
@@ -77,14 +82,16 @@ def plain_weight(layer: Layer) -> nn.Parameter:
     return layer.weight
 
 
-def _center(layer: Layer, std: float, seen: set[int], _: nn.Module, given: Any, output: Tensor) -> Tensor | None:
+def _center(layer: Layer, std: float, seen: dict[int, int], _: nn.Module, given: Any, output: Tensor) -> Tensor | None:
     weight = plain_weight(layer)
     if id(weight) in seen:
         return None
-    seen.add(id(weight))
     units = output.detach().movedim(layer.unit_dim, -1).flatten(0, -2).double()
+    seen[id(weight)] = len(units)
     if len(units) < 2:
         raise InvalidValueError(f"layer {layer.name!r} sees {len(units)} sample; units are centred over at least 2")
+    if not bool(torch.isfinite(units).all()):
+        raise InvalidValueError(f"layer {layer.name!r} returns NaN or infinity on the sample: nothing to centre")
     mean, spread = units.mean(0), units.std(0)
     rms = units.square().mean(0).sqrt()
     scale = torch.where(spread > LEAST * rms, std / spread, 1.0)
