@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from gradscope.at_rest.copies import Loss, call_model, single_loss
+from gradscope.at_rest.given import check_finite
 from gradscope.at_rest.preflight_step import usable_loss
 from gradscope.at_rest.reading_copy import copy_input, copy_model, undisturbed
 from gradscope.errors import InvalidTypeError, InvalidValueError
@@ -71,12 +72,14 @@ def gradient_noise(
 
     Returns:
         One row per parameter that gets a gradient, and ``(all)`` last: parameter, entries, trace, signal, scale, low,
-        high (a 95 % interval of the scale, by a jackknife over ten groups of parts), snr, cosine, part, n. A scale is
-        infinite where no signal can be told from the noise.
+        high (a 95 % interval of the scale, by a jackknife over ten groups of parts), snr, cosine, part, n, status. A
+        scale is infinite where no signal can be told from the noise. Status is empty, or says why there is no interval:
+        fewer than ten parts, or gradients that do not differ or are no numbers.
 
     Raises:
-        InvalidTypeError: The model is no module, or x or y is no tensor.
-        InvalidValueError: x and y differ in length, or make fewer than two parts.
+        InvalidTypeError: The model is no module, x or y is no tensor, or the loss none.
+        InvalidValueError: x and y differ in length, hold NaN or infinity, or make fewer than two parts; the loss is no
+            single number.
         Exception: what the model itself raises.
 
     Source: McCandlish et al. 2018 (noise scale); Liu et al. 2020 (signal-to-noise ratio of a gradient).
@@ -89,6 +92,9 @@ def gradient_noise(
     size = _checked(model, x, y, part)
     loss = usable_loss(loss_fn)
     with undisturbed():
+        if size == 1:
+            # Of one sample a loss per sample would look like a single number.
+            single_loss(loss(call_model(copy_model(model, "gradient_noise"), copy_input(x[:2])), copy_input(y[:2])))
         try:
             groups = _groups(_per_sample if size == 1 else _per_part, model, loss, x, y, size)
         except RuntimeError:
@@ -121,6 +127,9 @@ def _checked(model: Any, x: Any, y: Any, part: int | None) -> int:
     size = (8 if meets else 1) if part is None else whole("part", part)
     if size < 1 or len(x) < 2 * size:
         raise InvalidValueError(f"{len(x)} samples do not make two parts of {size}")
+    check_finite("x", x)
+    check_finite("y", y)
+    _trained(model)
     return size
 
 
@@ -176,6 +185,8 @@ class _Noise:
 
     @property
     def scale(self) -> float:
+        if not math.isfinite(self.trace) or not math.isfinite(self.signal):
+            return math.nan
         return self.trace / self.signal if self.signal > 0.0 else math.inf
 
 
@@ -202,7 +213,8 @@ def _table(groups: list[Sums], size: int) -> pd.DataFrame:
     rows = []
     for label, chosen in sets.items():
         found = _noise(groups, chosen, size)
-        low, high = _interval(groups, chosen, size, found)
+        status = _no_interval(groups, size, found)
+        low, high = (math.nan, math.nan) if status else _interval(groups, chosen, size, found)
         rows.append(
             {
                 "parameter": label,
@@ -216,15 +228,27 @@ def _table(groups: list[Sums], size: int) -> pd.DataFrame:
                 "cosine": 1.0 / (1.0 + found.scale / count),
                 "part": size,
                 "n": count,
+                "status": status,
             }
         )
     return pd.DataFrame(rows)
 
 
+def _no_interval(groups: list[Sums], size: int, found: _Noise) -> str:
+    """Say why the scale has no interval; empty where it has one."""
+    if not math.isfinite(found.trace) or not math.isfinite(found.signal):
+        return "gradients hold NaN or infinity"
+    if not found.trace > 0.0:
+        return "no interval: all parts have the same gradient"
+    if len(groups) < GROUPS:
+        return (
+            f"no interval: it takes {GROUPS} parts, and there are {len(groups)} of {size}: give {GROUPS * size} samples"
+        )
+    return ""
+
+
 def _interval(groups: list[Sums], names: list[str], size: int, found: _Noise) -> tuple[float, float]:
     """Return the interval of the scale from that of its inverse, which stays finite where the signal is small."""
-    if len(groups) < GROUPS or not found.trace > 0.0:
-        return math.nan, math.nan
     without = [_noise(groups[:one] + groups[one + 1 :], names, size) for one in range(len(groups))]
     inverse = torch.tensor([one.signal / one.trace for one in without], dtype=torch.float64)
     error = math.sqrt((len(groups) - 1) * float(inverse.var(unbiased=False)))

@@ -121,6 +121,30 @@ def test_batch_normalization_is_measured_in_parts_and_left_as_it_was() -> None:
 
 
 @pytest.mark.parametrize(
+    ("samples", "why"), [(64, "it takes 10 parts, and there are 8 of 8: give 80 samples"), (80, "")]
+)
+def test_too_few_parts_have_no_interval_and_it_is_said(samples: int, why: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
+    # A bias before a batch normalization gets no gradient but rounding.
+    found = gs.gradient_noise(model, torch.randn(samples, 4), torch.arange(samples) % 2).query("parameter != '0.bias'")
+    assert set(found["status"]) == {f"no interval: {why}" if why else ""}
+    assert found["low"].isna().all() == found["high"].isna().all() == bool(why)
+    assert found["trace"].notna().all()
+
+
+def test_equal_gradients_and_gradients_that_are_no_numbers_have_no_interval_and_it_is_said() -> None:
+    same = gs.gradient_noise(nn.Linear(2, 1), torch.ones(20, 2), torch.zeros(20, 1))
+    assert set(same["status"]) == {"no interval: all parts have the same gradient"}
+    model = nn.Linear(2, 1)
+    with torch.no_grad():
+        model.weight.fill_(math.inf)
+    broken = gs.gradient_noise(model, torch.ones(20, 2), torch.zeros(20, 1))
+    assert set(broken["status"]) == {"gradients hold NaN or infinity"}
+    assert broken["scale"].isna().all()
+
+
+@pytest.mark.parametrize(
     ("arguments", "kind", "message"),
     [
         ((nn.ReLU(), torch.zeros(4, 1), torch.zeros(4, 1)), InvalidValueError, "no parameter of the model is trained"),
@@ -135,6 +159,26 @@ def test_batch_normalization_is_measured_in_parts_and_left_as_it_was() -> None:
             (nn.Linear(1, 1), torch.zeros(1, 1), torch.zeros(1, 1)),
             InvalidValueError,
             "1 samples do not make two parts of 1",
+        ),
+        (
+            (nn.Linear(2, 1), torch.tensor([[1.0, math.nan], [math.inf, 0.0]]), torch.zeros(2, 1)),
+            InvalidValueError,
+            "x holds NaN or infinity in 2 of 4 entries",
+        ),
+        (
+            (nn.Linear(2, 1), torch.zeros(2, 2), torch.full((2, 1), math.nan)),
+            InvalidValueError,
+            "y holds NaN or infinity in 2 of 2 entries",
+        ),
+        (
+            (nn.Linear(2, 3), torch.randn(40, 2), torch.arange(40) % 3, nn.CrossEntropyLoss(reduction="none")),
+            InvalidValueError,
+            "loss_fn returns a single number, not a tensor of shape (2,)",
+        ),
+        (
+            (nn.Linear(2, 3), torch.randn(40, 2), torch.arange(40) % 3, lambda out, y: 1.0),
+            InvalidTypeError,
+            "loss_fn returns a tensor with one number, not float",
         ),
     ],
 )
