@@ -40,10 +40,11 @@ class Coverage:
     """What a recorded step showed of a layer.
 
     Attributes:
-        layer: Qualified name.
+        layer: Qualified name; of modules that are no layers too, where they have parameters of their own.
         code: ``recorded``, or why not all of it: ``never_called``, ``uncounted``, ``compiled``, ``unused``, ``missed``,
             ``repeated``, ``no_gradient``, ``frozen``, ``no_contribution``, ``computed_weight``,
-            ``unknown_activation``, ``error``, ``filtered``, ``scripted``, ``added``, ``gone``, ``not_yet``.
+            ``unknown_activation``, ``error``, ``filtered``, ``scripted``, ``unwatched``, ``added``, ``gone``,
+            ``not_yet``.
         expected: Output gradients that should have arrived.
         fired: Output gradients that did.
         text: The same in words.
@@ -172,8 +173,10 @@ def judge(
 
 
 def unwatched(scope: Scope) -> list[Coverage]:
-    """Layers of the model that the probe does not watch."""
-    return [Coverage(name, code, 0, 0, text) for name, (code, text) in scope.left_out.items()]
+    """Layers of the model that the probe does not watch, and other modules with parameters of their own."""
+    left_out = [Coverage(name, code, 0, 0, text) for name, (code, text) in scope.left_out.items()]
+    held = {tier: NO if tier in scope.tiers else NOT_CHOSEN for tier in TIERS}
+    return [*left_out, *(Coverage(name, code, 0, 0, text, **held) for name, (code, text) in scope.others.items())]
 
 
 def moved_layers(moved: Moved) -> list[Coverage]:

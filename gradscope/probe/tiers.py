@@ -14,6 +14,7 @@ from torch import nn
 from gradscope.probe.compiled import COMPILED_TEXT
 from gradscope.probe.distributed import world_size
 from gradscope.probe.layers import Layer, named_layers, scripted_layers
+from gradscope.probe.not_layers import not_layers
 from gradscope.probe.plan import Plan
 from gradscope.probe.recorder import Recorder
 from gradscope.probe.records import CallRecord
@@ -37,11 +38,13 @@ class Scope:
         tiers: Tiers that the chosen metrics ask for.
         limits: Code and text of layers of which only parameters can be had, by name.
         left_out: Code and text of layers that are not watched, by name.
+        others: Code and text of modules with parameters of their own that are no layers, by name.
     """
 
     tiers: frozenset[str] = frozenset(TIERS)
     limits: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     left_out: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    others: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
 
 def scope_of(model: nn.Module, layers: Iterable[Layer], plan: Plan, compiled: bool) -> Scope:
@@ -57,7 +60,7 @@ def scope_of(model: nn.Module, layers: Iterable[Layer], plan: Plan, compiled: bo
     limits = dict.fromkeys(names, ("compiled", COMPILED_TEXT)) if compiled else {}
     left_out = {name: ("filtered", "left out by layers=") for name in named_layers(model) if name not in names}
     scripted = dict.fromkeys(scripted_layers(model), ("scripted", "inside TorchScript (torch.jit): no hook fires"))
-    return Scope(asked_tiers(plan), limits, left_out | scripted)
+    return Scope(asked_tiers(plan), limits, left_out | scripted, not_layers(model))
 
 
 def moved_since(model: nn.Module, layers: Iterable[Layer], scope: Scope) -> dict[str, tuple[str, str]]:

@@ -10,6 +10,7 @@ TIERS = {
     "units": "units of activation functions",
 }
 _ASIDE = ("filtered", "scripted")
+_NO_LAYER = "unwatched"
 
 
 class CoverageTable(pd.DataFrame):
@@ -31,14 +32,14 @@ def latest_coverage(coverage: pd.DataFrame) -> pd.DataFrame:
 
 
 def tier_counts(coverage: pd.DataFrame) -> dict[str, str]:
-    """Say of every tier of how many watched layers it was recorded.
+    """Say of every tier of how many watched layers it was recorded, modules with parameters that are no layers counted.
 
     >>> tier_counts(pd.DataFrame({"layer": ["a", "b"], "code": ["recorded", "missed"], "boundaries": ["yes", "part"]}))
     {'boundaries': '1 of 2, 1 in part'}
     """
     watched = coverage[~coverage["code"].isin(_ASIDE)]
     known = {name: watched[name] for name in TIERS if name in watched and watched[name].notna().any()}
-    waits = bool((watched["code"] == "not_yet").all())
+    waits = bool(watched["code"].isin(["not_yet", _NO_LAYER]).all())
     return {name: "not yet" if waits else _count(values) for name, values in known.items()}
 
 
@@ -55,7 +56,8 @@ def coverage_text(coverage: pd.DataFrame) -> str:
         return "no layers"
     latest = latest_coverage(coverage)
     counts = tier_counts(latest)
-    head: list[tuple[str, ...]] = [("tier", "layers", "what it is")]
+    counted = "modules" if (latest["code"] == _NO_LAYER).any() else "layers"
+    head: list[tuple[str, ...]] = [("tier", counted, "what it is")]
     head += [(name, count, TIERS[name]) for name, count in counts.items()]
     ranks = ["rank"] if "rank" in latest and latest["rank"].nunique() > 1 else []
     columns = [*ranks, "layer", *counts, "code", "text"]

@@ -156,6 +156,93 @@ def test_metrics_that_were_not_chosen_leave_their_tier_out(tmp_path: Path) -> No
     assert "boundaries  not chosen" in str(probe.coverage())
 
 
+class Speech(nn.Module):
+    """A model whose parameters are mostly of modules that are no layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = nn.Embedding(20, 8)
+        self.cell = nn.LSTM(8, 64, batch_first=True)
+        self.norm, self.bend = nn.LayerNorm(64), nn.PReLU()
+        self.attention = nn.MultiheadAttention(64, 2, batch_first=True)
+        self.rest = nn.utils.parametrizations.weight_norm(nn.GRUCell(64, 4), "weight_hh")
+        self.gain = nn.Parameter(torch.ones(1))
+        self.offset = nn.Parameter(torch.zeros(3), requires_grad=False)
+        self.head = nn.Linear(64, 3)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.bend(self.norm(self.cell(self.words(tokens))[0]))
+        x = self.attention(x, x, x, need_weights=False)[0]
+        return self.gain * self.head(x).mean() + self.offset.sum() + self.rest(x[:, 0]).mean()
+
+
+OTHERS = {
+    "Speech": "Speech is no linear or convolution layer: its own parameter (gain) is not recorded",
+    "words": "Embedding is no linear or convolution layer: its own 160 parameters (weight) are not recorded",
+    "cell": "LSTM is no linear or convolution layer: its own 18,944 parameters "
+    "(weight_ih_l0, weight_hh_l0, bias_ih_l0, 1 more) are not recorded",
+    "attention": "MultiheadAttention is no linear or convolution layer: its own 12,480 parameters "
+    "(in_proj_weight, in_proj_bias) are not recorded",
+    "rest": "GRUCell is no linear or convolution layer: its own 852 parameters "
+    "(weight_ih, bias_ih, bias_hh, 1 more) are not recorded",
+}
+
+
+def test_modules_that_train_and_are_no_layers_have_rows_of_their_own(tmp_path: Path) -> None:
+    """A run of an LSTM is not recorded wholly because its head is; a normalization is part of a layer."""
+    model = Speech()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with gs.watch(model, optimizer, out=tmp_path / "run", every=1) as probe:
+        waiting = str(probe.coverage())
+        model(torch.randint(20, (2, 5))).backward()
+        optimizer.step()
+    for found in (probe.coverage(), probe.run.coverage):
+        others = found[found["code"] == "unwatched"]
+        assert dict(zip(others["layer"], others["text"], strict=True)) == OTHERS
+        assert others[TIERS].to_numpy().tolist() == [["no", "no", "no"]] * len(OTHERS)
+        assert found[found["code"] != "unwatched"]["layer"].tolist() == ["attention.out_proj", "head"]
+        head = [" ".join(line.split()[:4]) for line in str(found).splitlines()[:4]]
+        assert head == ["tier modules what it", "parameters 1 of 7", "boundaries 1 of 7", "units 0 of 7"]
+    assert waiting.splitlines()[1].startswith("parameters  not yet  weights")
+
+
+def test_the_rows_of_what_is_no_layer_name_every_parameter_that_trains(tmp_path: Path) -> None:
+    """Counted independently: what the texts say, and what layers and normalizations hold, is all of the model."""
+    model = Speech()
+    with gs.watch(model, out=tmp_path / "run") as probe:
+        found = probe.coverage()
+    told = [text.split("its own ")[1].split(" ")[0] for text in found["text"] if "its own " in text]
+    others = sum(1 if number == "parameter" else int(number.replace(",", "")) for number in told)
+    in_layers = sum(one.numel() for part in (model.head, model.attention.out_proj) for one in part.parameters())
+    apart = sum(one.numel() for part in (model.norm, model.bend) for one in part.parameters())
+    assert others + in_layers + apart == sum(one.numel() for one in model.parameters() if one.requires_grad)
+
+
+def test_an_embedding_that_shares_its_weight_with_the_head_is_read_there(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Embedding(20, 8), nn.Tanh(), nn.Linear(8, 20, bias=False))
+    model[2].weight = model[0].weight
+    with gs.watch(model, out=tmp_path / "run") as probe:
+        assert probe.coverage()["layer"].tolist() == ["2"]
+
+
+def test_what_is_no_layer_holds_nothing_of_a_tier_that_was_not_chosen(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Embedding(20, 8), nn.Linear(8, 2))
+    with gs.watch(model, out=tmp_path / "run", every=1, metrics="weight_grad_norm") as probe:
+        model(torch.randint(20, (5,))).sum().backward()
+        probe.step()
+    assert probe.coverage()[["layer", *TIERS]].to_numpy().tolist() == [["1", "yes", "-", "-"], ["0", "no", "-", "-"]]
+    assert "boundaries  not chosen" in str(probe.coverage())
+
+
+def test_a_layer_that_takes_the_place_of_what_is_no_layer_is_named(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Embedding(20, 8), nn.Linear(8, 2))
+    probe = gs.watch(model, out=tmp_path / "run", every=1)
+    model[0] = nn.Linear(4, 8)
+    assert probe.coverage().set_index("layer")["code"].to_dict() == {"1": "not_yet", "0": "added"}
+    with pytest.warns(UserWarning, match="came to the model after it was watched"):
+        probe.close()
+
+
 def test_parameters_are_recorded_where_no_call_can_be_seen(tmp_path: Path) -> None:
     """A forward pass in evaluation mode does not count; what the optimizer then applies is known all the same."""
     model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 2)).eval()

@@ -73,6 +73,18 @@ def test_the_training_is_untouched(name: str) -> None:
     assert report.identical, str(report)
 
 
+def modules_with_other_parameters(model: nn.Module, watched: set[str]) -> set[str]:
+    """Name the modules that hold parameters which are of no layer and no normalization; the model by its class."""
+    known = {id(one) for name in watched for one in model.get_submodule(name).parameters()}
+    for module in model.modules():
+        if "Norm" in type(module).__name__:
+            known.update(map(id, module._parameters.values()))
+    owners = {
+        name.rpartition(".")[0] for name, one in model.named_parameters(remove_duplicate=False) if id(one) not in known
+    }
+    return {owner or type(model).__name__ for owner in owners}
+
+
 @pytest.mark.parametrize("name", SHAPES)
 def test_coverage_accounts_for_every_layer(name: str, tmp_path: Path) -> None:
     model = shape(name)
@@ -82,6 +94,9 @@ def test_coverage_accounts_for_every_layer(name: str, tmp_path: Path) -> None:
     watched = {
         part for part, module in model.named_modules() if isinstance(module, nn.Linear | nn.modules.conv._ConvNd)
     }
+    others = set(codes.index[codes == "unwatched"])
+    assert others == modules_with_other_parameters(model, watched)
+    codes = codes[codes != "unwatched"]
     assert set(codes.index) == watched
     never = set(codes.index[codes == "never_called"])
     assert never == NO_ROWS.get(name, set()) | ({"never"} if name == "side head" else set())
