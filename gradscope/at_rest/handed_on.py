@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from gradscope.at_rest.preflight_step import first_step
 from gradscope.at_rest.reading_copy import copy_input, copy_model, undisturbed
 from gradscope.errors import InvalidTypeError, InvalidValueError
+from gradscope.information.positions import pooled_depths
 from gradscope.probe.layers import LayerFilter, find_layers
 from gradscope.probe.representations import Spatial, check_spatial, collect, features
 from gradscope.spec import LayerSpec
@@ -29,11 +30,13 @@ class Representation:
         depth: Its depth; 0 is the input.
         layer: Its name, a later call of the same layer with its number.
         values: Shape (samples, features).
+        pooled: Whether the features are means over positions.
     """
 
     depth: int
     layer: str
     values: NDArray[np.float32]
+    pooled: bool = False
 
     @property
     def name(self) -> str:
@@ -62,7 +65,10 @@ def handed_on(model: nn.Module, x: Any, layers: LayerFilter, spatial: Spatial, p
         twin = copy_model(model, purpose, train=False)
         specs = _specs(twin, x, layers, purpose)
         found = collect(twin, find_layers(twin, layers), specs, copy_input(x), mode)
-    calls = [Representation(one.depth, _named(one), found[one.id]) for one in specs if one.id in found]
+    means = pooled_depths(specs) if mode == "pool" else set()
+    calls = [
+        Representation(one.depth, _named(one), found[one.id], one.depth in means) for one in specs if one.id in found
+    ]
     return [Representation(0, INPUT, features(first, "flatten")), *sorted(calls, key=lambda one: one.depth)]
 
 

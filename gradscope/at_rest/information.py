@@ -77,6 +77,11 @@ def information_of(
         progress=progress,
     )
     frame.insert(0, "depth", [by_name[name].depth for name in frame["layer"]])
+    means = frame["layer"].map(lambda name: by_name[name].pooled).astype(bool)
+    # It is part of how the number came about: no later layer is a function of a mean over positions.
+    frame.loc[means, "parameters"] = [
+        ", ".join(filter(None, (one, "spatial=pool"))) for one in frame.loc[means, "parameters"]
+    ]
     frame["layer"] = [by_name[name].layer for name in frame["layer"]]
     if _unused_statistics(model):
         inside = frame["depth"] > 0

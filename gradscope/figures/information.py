@@ -14,6 +14,7 @@ from gradscope.errors import InvalidValueError, UnknownNameError
 from gradscope.figures import axes, style, wording
 from gradscope.figures.decimate import spread
 from gradscope.figures.values import metric_of, names_by_depth, nearest_step, no_path
+from gradscope.information.positions import pooled_depths
 from gradscope.spec import MetricSpec
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ INPUT, LABEL = "input_information", "label_information"
 MOST_LAYERS, MOST_STEPS = 60, 200
 NEAR = 0.9
 """Share of ln n above which a number says as much of the sample as of the layer."""
+MEAN = "<br>averaged over positions"
 MISSING = "this run holds no information metrics: watch with sample=(x, y)"
 
 
@@ -33,7 +35,8 @@ def information_by_depth_frame(
 
     Behind the input, a layer that is a function of the one before it alone cannot tell more than that one. Where the
     interval of an estimate lies wholly above that of the layer before, the *estimator* has failed (it sees more of what
-    is there, not more is there): the row is marked.
+    is there, not more is there): the row is marked. Behind a layer that was averaged over its positions nothing is
+    marked: the next one is no function of that mean.
 
     Args:
         source: A run watched with ``sample=``, or a frame of ``gradscope.information_of``.
@@ -41,14 +44,16 @@ def information_by_depth_frame(
         metrics: Names of metrics of information.
 
     Returns:
-        One row per metric and depth: metric, depth, layer, value, low, high, failed.
+        One row per metric and depth: metric, depth, layer, value, low, high, pooled (averaged over positions), failed.
 
     Raises:
         UnknownNameError: The run did not record a metric.
         InvalidValueError: The step was not measured, or the frame holds none of the metrics.
     """
     rows = _of_frame(source, metrics) if isinstance(source, pd.DataFrame) else _of_run(source, step, metrics)
-    follows = _followers(source)
+    pooled = _pooled(source)
+    rows["pooled"] = rows["depth"].isin(pooled)
+    follows = {depth for depth in _followers(source) if depth - 1 not in pooled}
     parts = [_judged(part, follows) for _, part in rows.groupby("metric", sort=False)]
     return pd.concat(parts, ignore_index=True)
 
@@ -81,7 +86,8 @@ def information_by_depth(
             return style.message(heading, "the sample has not been measured yet", theme)
         step = source.steps(metrics[0])[0] if step is None else step
     frame = information_by_depth_frame(source, step, metrics)
-    figure = style.empty_figure(heading, _subtitle(source, step, metrics), theme)
+    seen = _seen(frame)
+    figure = style.empty_figure(heading, "<br>".join([_subtitle(source, step, metrics), *seen]), theme)
     for place, (name, rows) in enumerate(frame.groupby("metric", sort=False)):
         _add_profile(figure, rows, _label(source, str(name)), place, theme)
     _add_ceiling(figure, source, frame, theme)
@@ -101,7 +107,7 @@ def information_by_depth(
     if (frame["depth"] == 0).any():
         figure.update_xaxes(range=[-0.5, last + 0.5], title_text="Depth (0: the input)")
     figure.update_yaxes(title_text=_unit(source, metrics), rangemode="tozero")
-    figure.update_layout(showlegend=True, margin={"t": 64, "b": 92})
+    figure.update_layout(showlegend=True, margin={"t": 82 if seen else 64, "b": 92})
     return figure
 
 
@@ -184,7 +190,7 @@ def _of_frame(frame: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
     chosen = frame[frame["metric"].isin(metrics)]
     if chosen.empty:
         raise InvalidValueError(f"the frame holds none of {', '.join(metrics)}")
-    return chosen[["metric", "depth", "layer", "value", "low", "high"]]
+    return chosen[["metric", "depth", "layer", "value", "low", "high"]].copy()
 
 
 def _followers(source: Run | pd.DataFrame) -> set[int]:
@@ -197,6 +203,23 @@ def _followers(source: Run | pd.DataFrame) -> set[int]:
     joined = {min(above) for above in parents.values() if len(above) > 1}
     first = min(joined, default=len(parents) + 1)
     return {depth for depth in alone if depth <= first}
+
+
+def _pooled(source: Run | pd.DataFrame) -> set[int]:
+    """Return the depths whose layer was averaged over its positions."""
+    if isinstance(source, pd.DataFrame):
+        return set(source.loc[source["parameters"].str.contains("spatial=pool", regex=False), "depth"])
+    return pooled_depths(source.specs)
+
+
+def _seen(frame: pd.DataFrame) -> list[str]:
+    """Say which layers were not seen as the network hands them on, where there are such."""
+    depths = sorted(set(frame.loc[frame["pooled"], "depth"]))
+    if not depths:
+        return []
+    which = ", ".join(map(str, depths)) if len(depths) < 5 else f"{depths[0]} ... {depths[-1]}"
+    others = "the others whole: " if len(depths) < frame["depth"].nunique() else ""
+    return [f"depth {which} averaged over positions, {others}a rise behind a mean is no failure"]
 
 
 def _judged(rows: pd.DataFrame, follows: set[int]) -> pd.DataFrame:
@@ -238,8 +261,9 @@ def _add_profile(figure: go.Figure, rows: pd.DataFrame, name: str, place: int, t
         mode="lines+markers",
         name=name,
         line={"color": colour, "width": 2},
-        customdata=np.stack([rows["layer"], rows["low"], rows["high"]], axis=-1),
+        customdata=np.stack([rows["layer"], rows["low"], rows["high"], np.where(rows["pooled"], MEAN, "")], axis=-1),
         hovertemplate="%{customdata[0]}, depth %{x}<br>%{y:.4g} [%{customdata[1]:.3g}, %{customdata[2]:.3g}]"
+        "%{customdata[3]}"
         f"<extra>{name}</extra>",
     )
 
