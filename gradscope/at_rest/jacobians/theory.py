@@ -74,9 +74,13 @@ def _why_not(reading: Reading, levels: Sequence[Level], x: Any, between: Between
     first = reading.layers[0]
     if between[0] is not None:
         return ""
-    if reading.start is not None or first.stage.convolution is not None or not _same(x, first.entry):
-        return "the input does not go into a linear layer as it is: name the first layer in between="
-    return ""
+    if reading.start is None and _same(x, first.entry):
+        if first.stage.convolution is None:
+            return ""
+        why = f"the first layer, {first.layer.name!r}, is a convolution, and theory knows only linear ones from their input on"
+    else:
+        why = "something comes between the input and the first layer"
+    return f"{why}: start from a layer's output, between=({first.layer.name!r}, {between[1]!r})"
 
 
 def _same(one: Any, other: Tensor) -> bool:
