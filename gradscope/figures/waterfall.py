@@ -32,6 +32,8 @@ COLOURS = {
     "unsplit": "#7F7F7F",
 }
 LABELS = {kind: kind for kind in KINDS} | {"unsplit": "activation and all else between"}
+WIDTH = 80
+"""Characters of a line that fit a figure of half a page."""
 VISIBLE = 1e-9
 """Decades below which a kind of factor does nothing."""
 
@@ -123,7 +125,8 @@ def waterfall(run: Run, step: int | None = None, *, theme: str = "light", window
         text = _places(rows)
         mk.add_symbols(figure, found, mark, (rows["depth"] + rows["upper"]) / 2, text, theme=theme)
     _axes(figure, frame, bars, found, part, theme)
-    figure.update_layout(uirevision=run.name, barmode="overlay", showlegend=True, margin={"t": 82})
+    margin = {"t": 46 + 18 * (1 + figure.layout.title.subtitle.text.count("<br>"))}
+    figure.update_layout(uirevision=run.name, barmode="overlay", showlegend=True, margin=margin)
     return figure
 
 
@@ -183,7 +186,26 @@ def _add_levels(figure: go.Figure, bars: pd.DataFrame, theme: str) -> None:
 def _subtitle(run: Run, step: int | None, shown: int, layers: int) -> str:
     text = f"{wording.short(run.name, 48)}, step {shown}"
     text += f"; {layers} layers to a group of bars" if layers > 1 else ""
-    return f"{text}<br>{summary(totals(run.ledger(step)))}"
+    return "<br>".join([text, *broken(summary(totals(run.ledger(step))))])
+
+
+def broken(text: str, width: int = WIDTH) -> list[str]:
+    """Break a summary into lines that fit a figure of half a page, between the kinds of factors.
+
+    >>> broken("−3.00 decades from head to first layer: weights −0.30, activation −2.70 (90 %)", 50)
+    ['−3.00 decades from head to first layer:', 'weights −0.30, activation −2.70 (90 %)']
+    >>> broken("weights −0.30, activation −2.70")
+    ['weights −0.30, activation −2.70']
+    """
+    head, colon, kinds = text.partition(": ")
+    if len(text) <= width or not colon:
+        return [text]
+    lines = [f"{head}:"]
+    for kind in kinds.split(", "):
+        apart = len(lines) == 1 or len(lines[-1]) + 2 + len(kind) > width
+        lines = [*lines, kind] if apart else [*lines[:-1], f"{lines[-1]}, {kind}"]
+    # A comma at the end of a line says that more follows.
+    return [f"{one}," if 0 < place < len(lines) - 1 else one for place, one in enumerate(lines)]
 
 
 def summary(sums: Totals) -> str:

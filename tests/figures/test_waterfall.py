@@ -13,7 +13,7 @@ import synthetic_runs
 from gradscope import figures
 from gradscope.errors import InvalidTypeError, UnknownNameError
 from gradscope.figures.marks import INFINITE, NAN, PLAIN, ZERO
-from gradscope.figures.waterfall import MOST_STRETCHES, shared_stretches, summary
+from gradscope.figures.waterfall import MOST_STRETCHES, WIDTH, broken, shared_stretches, summary
 from gradscope.figures.window import Window
 from gradscope.runs import Run, Writer
 from gradscope.runs.factors import KINDS, Totals
@@ -90,7 +90,7 @@ def test_the_bars_hang_together_and_end_at_the_measured_norm(tmp_path: Path) -> 
 def test_the_subtitle_says_what_does_most(tmp_path: Path) -> None:
     text = figures.waterfall(split_run(tmp_path / "split")).layout.title.subtitle.text
     assert text == (
-        "split, step 0<br>−3.61 decades from head to first layer: "
+        "split, step 0<br>−3.61 decades from head to first layer:<br>"
         "weights −1.20, pooling −1.20, activation −2.41, normalization +1.20"
     )
 
@@ -170,3 +170,12 @@ def test_the_bars_of_the_ledger_are_split_alike(tmp_path: Path, plain: Run) -> N
     np.testing.assert_allclose(factors.sum(axis=1)[:-1], frame["activation_gain"][:-1], atol=1e-12)
     assert factors.iloc[-1].isna().all()
     assert [one.name for one in bars(figures.ledger(plain))] == ["weight gain", "activation gain"]
+
+
+def test_no_line_of_the_summary_is_wider_than_half_a_page() -> None:
+    every = Totals(weights=-10.3, paths=2.1, pooling=-11.0, activation=-1.01, normalization=12.2, unsplit=-10.1)
+    text = summary(every)
+    lines = broken(text)
+    assert len(text) > WIDTH
+    assert max(map(len, lines)) <= WIDTH
+    assert " ".join(lines) == text
