@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from gradscope.probe.compiled import called_from_compiled, eager_steps, holds_compiled
 from gradscope.probe.computed import parametrization_of
+from gradscope.probe.coverage import IN_EVALUATION, WITHOUT_GRADIENT
 from gradscope.probe.distributed import why_unseen
 from gradscope.probe.hooks import HookSet, StepHook, is_capturing, norm_modules, norm_unit_dim
 from gradscope.probe.layers import Layer
@@ -88,8 +89,8 @@ class Attachment:
         if torch._C._functorch.peek_interpreter_stack() is not None:
             return "called only inside a transform (torch.func): its tensors stand for many"
         if not torch.is_grad_enabled():
-            return "called only without gradient (no_grad)"
-        return "called only in evaluation mode: call model.train() to record"
+            return WITHOUT_GRADIENT
+        return IN_EVALUATION
 
     def _before_forward(self, *_: Any) -> None:
         if self.recorder is None:

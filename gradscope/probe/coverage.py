@@ -16,6 +16,8 @@ NEVER_CALLED = (
     "never_called",
     "not called in a forward pass (its hook never fired: unused, fused, or called by another name)",
 )
+WITHOUT_GRADIENT = "called only without gradient (no_grad)"
+IN_EVALUATION = "called only in evaluation mode: call model.train() to record"
 # What keeps a backward pass from being known, wholly or in part, leaves what the forward pass showed.
 FORWARD_ONLY = ("no_gradient", "unused", "missed", "repeated", "no_contribution", "error")
 PARAMETERS = {

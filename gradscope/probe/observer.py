@@ -185,6 +185,7 @@ class Probe:
             self._keep_unfinished(error)
             self._sink.settle()
             self._name_idle_optimizers(error)
+            self._sink.name_unseen(self._step, error)
             moved = moved_since(self._model, self._layers, self._scope)
             if moved:
                 self._sink.note_moved(self._step, moved)

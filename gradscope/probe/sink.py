@@ -15,7 +15,16 @@ from torch import Tensor
 
 from gradscope.probe import reduce
 from gradscope.probe.backlog import Backlog, Step
-from gradscope.probe.coverage import Coverage, Moved, awaited, coverage_rows, moved_layers, survey
+from gradscope.probe.coverage import (
+    IN_EVALUATION,
+    WITHOUT_GRADIENT,
+    Coverage,
+    Moved,
+    awaited,
+    coverage_rows,
+    moved_layers,
+    survey,
+)
 from gradscope.probe.distributed import world_size
 from gradscope.probe.information import Informant, Measured
 from gradscope.probe.layers import Layer
@@ -66,6 +75,8 @@ class Sink:
         self._norms = tuple(map(names.index, both)) if set(both) <= set(names) else None
         self._pending: list[tuple[int, str, Tensor]] = []
         self._recorded = 0
+        # Why no call counted, as long as none did; None from the first that does.
+        self._unseen: set[str] | None = set()
         self._informant = informant
         if informant is not None and self._sharded.exist:
             # A forward pass of a sharded model waits for all ranks, and this may be the only one that is watched.
@@ -99,6 +110,9 @@ class Sink:
             self._take_in(recorder.step, records, readings, numbers, skipped, scales, measured)
         else:
             self.backlog.settle()  # parameters were read for no call
+        if self._unseen is not None:
+            is_seen = any(record.batches for record in records)
+            self._unseen = None if is_seen else self._unseen.union(recorder.uncounted.values())
         self._write_coverage(recorder, records)
         self._recorded += 1
         self.tally.exact_shares = is_milestone(self._recorded)
@@ -244,6 +258,17 @@ class Sink:
         if added and not self.scope.left_out:
             text = f"these layers came to the model after it was watched, and were not recorded: {', '.join(added)}"
             self.remark(step, "added", text)
+
+    def name_unseen(self, step: int, error: str | None) -> None:
+        """Say why a run holds no activation and no error signal, where the training never let one be seen."""
+        causes = (self._unseen or set()).intersection({IN_EVALUATION, WITHOUT_GRADIENT})
+        if causes and "boundaries" in self.scope.tiers:
+            count = f"{self._recorded} recorded {'step' if self._recorded == 1 else 'steps'}"
+            why = "; or ".join(sorted(causes))
+            text = f"no activation and no error signal was recorded in {count}: the layers were {why}"
+            self.writer.event(step, text, kind="probe")
+            if error is None:  # a training that failed says so itself
+                warn_always(text)
 
     def remark(self, step: int, key: str, text: str) -> None:
         """Say something of the recording, once for each key."""

@@ -225,11 +225,13 @@ def test_layers_that_never_ran_are_said_to_be_so(tmp_path: Path) -> None:
 )
 def test_layers_that_ran_but_do_not_count_are_said_to_be_so(how: str, text: str, tmp_path: Path) -> None:
     model = net()
-    with gs.watch(model, out=tmp_path / "run", every=1) as probe:
-        model.train(how != "eval")
-        with torch.set_grad_enabled(how != "no_grad"):
-            model(torch.randn(2, 4))
-        probe.step()
+    probe = gs.watch(model, out=tmp_path / "run", every=1)
+    model.train(how != "eval")
+    with torch.set_grad_enabled(how != "no_grad"):
+        model(torch.randn(2, 4))
+    probe.step()
+    with pytest.warns(UserWarning, match=f"{re.escape(text)}$"):
+        probe.close()
     assert probe.coverage()["code"].tolist() == ["uncounted", "uncounted"]
     assert probe.coverage()["text"].unique().tolist() == [text]
     assert probe.run.layers.empty

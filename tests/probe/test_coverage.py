@@ -248,12 +248,14 @@ def test_parameters_are_recorded_where_no_call_can_be_seen(tmp_path: Path) -> No
     model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 2)).eval()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     norms = []
-    with gs.watch(model, optimizer, out=tmp_path / "run", every=1) as probe:
-        for _ in range(2):
-            model(torch.randn(3, 4)).sum().backward()
-            norms.append([float(model[place].weight.grad.norm()) for place in (0, 2)])
-            optimizer.step()
-            optimizer.zero_grad()
+    probe = gs.watch(model, optimizer, out=tmp_path / "run", every=1)
+    for _ in range(2):
+        model(torch.randn(3, 4)).sum().backward()
+        norms.append([float(model[place].weight.grad.norm()) for place in (0, 2)])
+        optimizer.step()
+        optimizer.zero_grad()
+    with pytest.warns(UserWarning, match="in 2 recorded steps: the layers were called only in evaluation mode"):
+        probe.close()
     np.testing.assert_allclose(probe.run.frame("weight_grad_norm"), norms, rtol=1e-6)
     assert probe.run.frame("output_rms").empty
     assert probe.coverage()[["code", *TIERS]].to_numpy().tolist() == [["uncounted", "yes", "no", "no"]] * 2
