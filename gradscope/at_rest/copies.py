@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.amp import GradScaler
@@ -59,7 +60,7 @@ class Trained:
             InvalidValueError: if it is no single number, or needs no gradient.
         """
         x, y = self.batch
-        return single_loss(self.loss_fn(call_model(self.model, x), y))
+        return loss_of(self.loss_fn, call_model(self.model, x), y)
 
 
 def copy_training(
@@ -97,6 +98,47 @@ def default_loss(output: Any, y: Any) -> Tensor:
         if not isinstance(value, Tensor):
             raise InvalidTypeError(f"loss_fn is needed: {name} {type(value).__name__}, not a tensor")
     return F.mse_loss(output, y) if y.is_floating_point() else F.cross_entropy(output, y)
+
+
+def loss_of(loss_fn: Loss, output: Any, y: Any) -> Tensor:
+    """Return the loss of a model's output, one number.
+
+    Raises:
+        InvalidTypeError: if it is no tensor.
+        InvalidValueError: if it is no single number, or needs no gradient; or if output and targets do not go together
+            in a cross-entropy or a mean squared error.
+        Exception: what any other loss raises.
+    """
+    try:
+        found = loss_fn(output, y)
+    except (RuntimeError, IndexError, ValueError) as error:
+        known = loss_fn in (default_loss, F.cross_entropy, F.mse_loss) or type(loss_fn) in _KNOWN
+        why = _apart(output, y) if known and isinstance(output, Tensor) and isinstance(y, Tensor) else ""
+        if not why:
+            raise
+        raise InvalidValueError(why) from error
+    return single_loss(found)
+
+
+_KNOWN = (nn.CrossEntropyLoss, nn.MSELoss)
+
+
+def _apart(output: Tensor, y: Tensor) -> str:
+    """Say why a model's output and its targets do not go together; empty where they do."""
+    shape, given = tuple(output.shape), tuple(y.shape)
+    if y.is_floating_point():
+        return "" if shape == given else f"the model returns shape {shape}, and y has shape {given}"
+    if not shape:
+        return f"the model returns a single number, and y holds labels of shape {given}"
+    classes, wanted = shape[min(1, len(shape) - 1)], (shape[0], *shape[2:]) if len(shape) > 1 else ()
+    if given != wanted:
+        return f"the model returns shape {shape}, {classes} classes, so y has shape {wanted}, not {given}"
+    if y.dtype != torch.int64:
+        return f"y is {y.dtype}, and labels are torch.int64: give y.long()"
+    low, high = int(y.min()), int(y.max())
+    if low < 0 or high >= classes:
+        return f"y holds labels from {low} to {high}, and the model returns {classes} classes: 0 to {classes - 1}"
+    return ""
 
 
 def single_loss(found: Any) -> Tensor:

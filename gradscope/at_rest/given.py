@@ -21,14 +21,14 @@ def check_batch(x: Any, y: Any = None, names: tuple[str, str] = ("x", "y")) -> N
 
     Raises:
         InvalidTypeError: x or y is a numpy array.
-        InvalidValueError: A tensor of either holds nothing.
+        InvalidValueError: All tensors of either hold nothing.
     """
     for name, value in zip(names, (x, y), strict=True):
         if isinstance(value, np.ndarray):
             raise InvalidTypeError(f"{name} is a tensor, not {type(value).__name__}: give torch.from_numpy({name})")
-        for one in tensors(value):
-            if one.numel() == 0:
-                raise InvalidValueError(f"{name} holds no sample: its shape is {tuple(one.shape)}")
+        found = list(tensors(value))
+        if found and all(one.numel() == 0 for one in found):
+            raise InvalidValueError(f"{name} holds no sample: its shape is {tuple(found[0].shape)}")
 
 
 def check_finite(name: str, value: Any) -> None:

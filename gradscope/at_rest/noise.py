@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from gradscope.at_rest.copies import Loss, call_model, single_loss
+from gradscope.at_rest.copies import Loss, call_model, loss_of
 from gradscope.at_rest.given import check_finite
 from gradscope.at_rest.preflight_step import usable_loss
 from gradscope.at_rest.reading_copy import copy_input, copy_model, undisturbed
@@ -94,7 +94,7 @@ def gradient_noise(
     with undisturbed():
         if size == 1:
             # Of one sample a loss per sample would look like a single number.
-            single_loss(loss(call_model(copy_model(model, "gradient_noise"), copy_input(x[:2])), copy_input(y[:2])))
+            loss_of(loss, call_model(copy_model(model, "gradient_noise"), copy_input(x[:2])), copy_input(y[:2]))
         try:
             groups = _groups(_per_sample if size == 1 else _per_part, model, loss, x, y, size)
         except RuntimeError:
@@ -163,7 +163,7 @@ def _per_part(twin: nn.Module, loss: Loss, x: Tensor, y: Tensor, size: int) -> P
     for place in range(len(x) // size):
         inside = slice(place * size, (place + 1) * size)
         found = torch.autograd.grad(
-            single_loss(loss(call_model(twin, x[inside]), y[inside])), list(parameters.values()), allow_unused=True
+            loss_of(loss, call_model(twin, x[inside]), y[inside]), list(parameters.values()), allow_unused=True
         )
         named = zip(parameters, found, strict=True)
         yield place, {name: one[None] for name, one in named if one is not None}

@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from gradscope.at_rest.copies import Loss
+from gradscope.at_rest.given import check_batch
 from gradscope.at_rest.preflight_step import first_step
 from gradscope.at_rest.reading_copy import copy_model, undisturbed
 from gradscope.checks import Findings, diagnose
@@ -33,8 +34,9 @@ def preflight(model: nn.Module, x: Any, y: Any, loss_fn: Loss | None = None) -> 
         listed in ``not_applicable`` with its reason.
 
     Raises:
-        InvalidTypeError: for a model that is no module, or a loss that is no tensor.
-        InvalidValueError: for a model that cannot be copied or has no layers, or a loss that is no single number.
+        InvalidTypeError: for a model that is no module, a numpy array, or a loss that is no tensor.
+        InvalidValueError: for a model that cannot be copied or has no layers, an empty batch, targets that do not go
+            with the model's output, or a loss that is no single number.
         Exception: what the model itself raises.
 
     >>> import torch
@@ -44,6 +46,7 @@ def preflight(model: nn.Module, x: Any, y: Any, loss_fn: Loss | None = None) -> 
     >>> "vanishing" in preflight(model, x, y).codes
     True
     """
+    check_batch(x, y)
     with undisturbed():
         twin = copy_model(model, "preflight")
         with first_step(twin, x, y, loss_fn, name=f"preflight of {type(twin).__name__}") as run:

@@ -12,7 +12,7 @@ import fsspec
 import torch
 from torch import nn
 
-from gradscope.at_rest.copies import Loss, call_model, default_loss, single_loss
+from gradscope.at_rest.copies import Loss, call_model, default_loss, loss_of
 from gradscope.at_rest.reading_copy import copy_input
 from gradscope.errors import InvalidTypeError
 from gradscope.probe import watch
@@ -60,7 +60,7 @@ def first_step(
     try:
         with watch(model, out=folder, every=1, name=name, layers=layers) as probe:
             seed_all()
-            found = single_loss(loss(call_model(model, copy_input(x)), copy_input(y)))
+            found = loss_of(loss, call_model(model, copy_input(x)), copy_input(y))
             (found * loss_scale).backward()  # type: ignore[no-untyped-call]
             probe.step()
             probe.log(loss=found)

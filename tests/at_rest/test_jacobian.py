@@ -241,9 +241,11 @@ def test_why_theory_does_not_begin_at_the_input() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3))
     x = torch.randn(4, 1, 8, 8)
-    text = "the first layer, '0', is a convolution, and theory knows only linear ones from their input on: start from "
-    assert gs.jacobian(model, x).theory.status == text + "a layer's output, between=('0', None)"
-    assert gs.jacobian(model, x, between=(None, "2")).theory.status == text + "a layer's output, between=('0', '2')"
+    text = (
+        "the first layer, '0', is a convolution; of those theory knows no Jacobian by the input: start from a layer's "
+    )
+    assert gs.jacobian(model, x).theory.status == text + "output, between=('0', None)"
+    assert gs.jacobian(model, x, between=(None, "2")).theory.status == text + "output, between=('0', '2')"
     assert not math.isnan(gs.jacobian(model, x, between=("0", None)).theory.m1)
     model = nn.Sequential(nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 8))
     text = "something comes between the input and the first layer: start from a layer's output, between=('1', None)"

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from gradscope.at_rest.copies import call_model
+from gradscope.at_rest.given import check_batch, check_finite
 from gradscope.at_rest.jacobians.products import Moments, Products, hutchinson, lanczos, moments_of, singular_values
 from gradscope.at_rest.jacobians.report import Jacobian
 from gradscope.at_rest.jacobians.theory import Between, theory_of
@@ -66,8 +67,9 @@ def jacobian(
 
     Raises:
         InvalidTypeError: The model is no module, or input or output is no tensor of numbers with a fraction.
-        InvalidValueError: The model cannot be copied, nothing leads from start to end, a number is below 1, or all
-            singular values are asked for where the smaller side exceeds 1,024.
+        InvalidValueError: The model cannot be copied, x is empty, x or J holds NaN or infinity, nothing leads from
+            start to end, a number is below 1, or all singular values are asked for where the smaller side exceeds
+            1,024.
         UnknownNameError: No such layer; the message lists them.
 
     Sources: Hutchinson 1990; Golub & Kahan 1965; Pennington, Schoenholz & Ganguli 2017.
@@ -84,6 +86,8 @@ def jacobian(
         twin = copy_model(model, "jacobian", train)
         _check_names(twin, between)
         _check_input(x, between)
+        check_batch(x)
+        check_finite("x", x)
         try:
             start, end = _run(twin.double(), copy_input(x, torch.float64), between)
         except (RuntimeError, TypeError):
@@ -98,6 +102,8 @@ def _measure(
 ) -> Jacobian:
     draw = torch.Generator().manual_seed(whole("seed", seed))
     singular: Tensor | None = None
+    if not bool(torch.isfinite(products.back(products.zeros(products.rows) + 1.0)).all()):
+        raise InvalidValueError("the Jacobian holds NaN or infinity: look at the weights and the outputs of the layers")
     if _is_dense(products, exact):
         singular = singular_values(products)
         moments: Moments = moments_of(singular, products.rows)

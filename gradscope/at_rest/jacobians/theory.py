@@ -77,7 +77,7 @@ def _why_not(reading: Reading, levels: Sequence[Level], x: Any, between: Between
     if reading.start is None and _same(x, first.entry):
         if first.stage.convolution is None:
             return ""
-        why = f"the first layer, {first.layer.name!r}, is a convolution, and theory knows only linear ones from their input on"
+        why = f"the first layer, {first.layer.name!r}, is a convolution; of those theory knows no Jacobian by the input"
     else:
         why = "something comes between the input and the first layer"
     return f"{why}: start from a layer's output, between=({first.layer.name!r}, {between[1]!r})"

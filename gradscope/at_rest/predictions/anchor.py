@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gradscope.at_rest.copies import Loss, default_loss, single_loss
+from gradscope.at_rest.copies import Loss, default_loss, loss_of, single_loss
 from gradscope.at_rest.predictions.likes import covariance
 from gradscope.at_rest.predictions.start import likeness, samples_of
 from gradscope.at_rest.readings.model import Reading
@@ -63,12 +63,12 @@ def find_anchor(reading: Reading, place: int, y: Any, loss_fn: Loss | None) -> A
 
     Raises:
         InvalidTypeError: The loss of given targets is no tensor.
-        InvalidValueError: It is no single number.
+        InvalidValueError: It is no single number, or output and targets do not go together.
     """
     if y is None and not isinstance(reading.output, Tensor):
         status = f"the model returns {type(reading.output).__name__}: give y and loss_fn"
         return replace(NOTHING, status=status)
-    losses = _drawn(reading.output) if y is None else iter([(loss_fn or default_loss)(reading.output, y)])
+    losses = _drawn(reading.output) if y is None else iter([loss_of(loss_fn or default_loss, reading.output, y)])
     found = [_gradients(single_loss(loss), reading, place) for loss in losses]
     square, of_weight, pairs, *rest = torch.tensor(found, dtype=torch.float64).mean(0).tolist()
     others, likes, lean = rest

@@ -10,6 +10,7 @@ import pandas as pd
 from torch import nn
 
 from gradscope.at_rest.copies import Loss
+from gradscope.at_rest.given import check_batch
 from gradscope.at_rest.predictions.anchor import NOTHING, find_anchor
 from gradscope.at_rest.predictions.coherence import apart, coherence
 from gradscope.at_rest.predictions.likes import responses
@@ -48,9 +49,9 @@ def predict(model: nn.Module, x: Any, y: Any = None, loss_fn: Loss | None = None
         and the value is NaN, or, after ``approximate:``, what was assumed.
 
     Raises:
-        InvalidTypeError: The model is no module, or the loss no tensor.
-        InvalidValueError: The model has no layers or cannot be copied, the loss is no single number, or there is a
-            ``loss_fn`` without ``y``.
+        InvalidTypeError: The model is no module, x or y is a numpy array, or the loss is no tensor.
+        InvalidValueError: The model has no layers or cannot be copied, x is empty, its output and y do not go together,
+            the loss is no single number, or there is a ``loss_fn`` without ``y``.
         Exception: What the model itself raises.
 
     Sources: Poole et al. 2016, Schoenholz et al. 2017; Xiao et al. 2018 (convolutions); Yang et al. 2019 (batch norm);
@@ -64,6 +65,7 @@ def predict(model: nn.Module, x: Any, y: Any = None, loss_fn: Loss | None = None
     """
     if y is None and loss_fn is not None:
         raise InvalidValueError("loss_fn= needs y=: without targets there is no loss")
+    check_batch(x, y)
     with undisturbed():
         reading = read(model, x)
         start = measure_start(reading) if reading.network else Start()

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import SGD, Optimizer
 
-from gradscope.at_rest.copies import call_model, single_loss
+from gradscope.at_rest.copies import call_model, loss_of
 from gradscope.at_rest.preflight_step import seed_all, usable_loss
 from gradscope.at_rest.reading_copy import copy_input, copy_model
 from gradscope.at_rest.remedies.registry import MakeOptimizer, Patient, Treatment
@@ -58,7 +58,7 @@ def _train(patient: Patient, given: Treatment, make: MakeOptimizer, steps: int) 
     optimizer = make([one for one in model.parameters() if one.requires_grad])
 
     def loss() -> Tensor:
-        return single_loss(loss_fn(call_model(model, copy_input(patient.x)), copy_input(patient.y)))
+        return loss_of(loss_fn, call_model(model, copy_input(patient.x)), copy_input(patient.y))
 
     seed_all()
     for _ in range(steps):

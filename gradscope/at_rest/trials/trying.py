@@ -8,6 +8,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from gradscope.at_rest.copies import Loss
+from gradscope.at_rest.given import check_batch
 from gradscope.at_rest.preflight_step import seed_all
 from gradscope.at_rest.reading_copy import copy_model, undisturbed
 from gradscope.at_rest.remedies.activation import change_activation
@@ -93,8 +94,9 @@ def trial(
         The trial; ``print`` it, or take ``best``, ``frame()``, ``table()``.
 
     Raises:
-        InvalidTypeError: for what is no finding, no module or no optimizer.
-        InvalidValueError: for a model that cannot be copied or has no layers, or steps below 0.
+        InvalidTypeError: for what is no finding, no module or no optimizer, or a numpy array.
+        InvalidValueError: for a model that cannot be copied or has no layers, an empty batch, targets that do not go
+            with the model's output, or steps below 0.
         Exception: what the model itself raises.
 
     >>> import torch
@@ -110,6 +112,7 @@ def trial(
     if whole("steps", steps) < 0:
         raise InvalidValueError(f"steps is at least 0, not {steps}")
     made = maker(optimizer)
+    check_batch(x, y)
     with undisturbed():
         before = measure(copy_model(model, "trial"), x, y, loss_fn)
         patient = Patient(copy_model(model, "trial"), x, y, loss_fn, before, made)

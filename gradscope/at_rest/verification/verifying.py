@@ -12,6 +12,7 @@ from torch import nn
 from torch.amp import GradScaler
 
 from gradscope.at_rest.copies import Loss, Optimizers, Trained, copy_training, default_loss
+from gradscope.at_rest.given import check_batch
 from gradscope.at_rest.verification.report import Report
 from gradscope.at_rest.verification.training import Comparison, side_by_side
 from gradscope.at_rest.world import World
@@ -77,6 +78,7 @@ def verify(
         raise InvalidTypeError(f"model is a torch.nn.Module, not {type(model).__name__}")
     if not isinstance(batch, tuple | list) or len(batch) != 2:
         raise InvalidTypeError(f"batch is a pair (x, y), not {_described(batch)}")
+    check_batch(*batch)
     if whole("steps", steps) < 1:
         raise InvalidValueError(f"steps is at least 1, not {steps}")
     whole("every", every)
