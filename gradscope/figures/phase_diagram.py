@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 HEADING = "Phases of signal propagation"
 HEIGHTS = {"showgrid": False, "zeroline": False}
 EDGE = "edge of chaos, χ = 1"
+EDGE_COLOURS = {"light": "#000000", "dark": "#009E73"}
+"""The plane is white there in either theme, the legend lies on the paper: the colour is one that both show."""
 MOST_POINTS = 400
 REACH = (0.15, 0.5)
 """Decades of the factor per layer to which the colours reach at least and at most: beyond, few layers are too many."""
@@ -168,17 +170,16 @@ def _add_plane(figure: go.Figure, plane: theory.PhaseDiagram) -> None:
 
 
 def _add_edge(figure: go.Figure, edge: pd.DataFrame, theme: str) -> None:
+    line = {"color": EDGE_COLOURS[theme], "width": 2}
     for _, rows in edge.groupby("branch"):
         figure.add_scatter(
             x=rows["weight_var"],
             y=rows["bias_var"],
             mode="lines",
-            line={"color": "#000000", "width": 2},
+            line=line,
             showlegend=False,
             hovertemplate="χ = 1: weight variance %{x:.4g}, bias variance %{y:.3g}<extra></extra>",
         )
-    # The legend lies on the paper, which is dark in a dark theme.
-    line = {"color": style.ink(theme).text, "width": 2}
     figure.add_scatter(x=[None], y=[None], mode="lines", line=line, name=EDGE, showlegend=bool(len(edge)))
 
 

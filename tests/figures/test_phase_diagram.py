@@ -175,3 +175,22 @@ def test_skips_are_said(tmp_path: Path) -> None:
     writer.close()
     lines = figures.phase_diagram(Run(str(tmp_path / "a"))).layout.title.subtitle.text.split("<br>")
     assert lines[1] == "this run has skips or branches: its gradient meets other factors"
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_the_edge_has_one_colour_in_plot_and_legend(theme: str) -> None:
+    """And one that its background, the white of the plane and the paper of the legend, does not swallow."""
+    lines = traces(figures.phase_diagram(activation="tanh", theme=theme), "lines")
+    (colour,) = {trace.line.color for trace in lines}
+    assert any(trace.showlegend for trace in lines)
+    assert any(trace.showlegend is False for trace in lines)
+    for ground in ("#ffffff", figures.template(theme).layout.paper_bgcolor):
+        dark, bright = sorted(map(luminance, (colour, ground)))
+        assert (bright + 0.05) / (dark + 0.05) > 3
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance, as WCAG 2 has it."""
+    parts = np.array([int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)])
+    linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+    return float(linear @ [0.2126, 0.7152, 0.0722])
