@@ -21,6 +21,7 @@ from gradscope.spec import MetricSpec
 GROUP = "information"
 ENDS = ("low", "high")
 NOT_THERE = "–"
+NO_BREAK = "\N{NO-BREAK SPACE}"
 PAIRS = {
     "kde_bounds": ("input_information", "label_information"),
     "binning": ("input_information_binned", "label_information_binned"),
@@ -152,7 +153,7 @@ def _profile(run: Run, name: str, step: int | None) -> pd.Series[float]:
 
 
 def _span(low: float, high: float) -> str:
-    return "" if math.isnan(low) or math.isnan(high) else f" [{fixed(float(low))}, {fixed(float(high))}]"
+    return "" if math.isnan(low) or math.isnan(high) else f" [{fixed(float(low))},{NO_BREAK}{fixed(float(high))}]"
 
 
 def _estimator(spec: MetricSpec) -> str:

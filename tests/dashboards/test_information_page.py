@@ -91,7 +91,7 @@ def test_every_number_has_its_interval_and_its_origin(source: Source) -> None:
     run = view.run
     value, low, high = (float(run.profile(f"input_information{end}", 3)[2]) for end in ("", "_low", "_high"))
     assert numbers["layer"].tolist() == ["0", "2", "4"]
-    assert numbers["Information about the input (nats)"][1] == f"{value:.2f} [{low:.3f}, {high:.2f}]"
+    assert numbers["Information about the input (nats)"][1] == f"{value:.2f} [{low:.3f},\N{NO-BREAK SPACE}{high:.2f}]"
     origins = origins_frame(view).set_index("metric")
     assert origins.loc["Information about the label"].tolist() == [
         "I(T + noise;Y), by the upper bounds",

@@ -99,3 +99,15 @@ def test_on_a_narrow_screen_nothing_lies_upon_another(site: Any) -> None:
         assert page.evaluate("document.documentElement.scrollWidth") <= 640
     finally:
         page.set_viewport_size({"width": 1400, "height": 900})
+
+
+@pytest.mark.parametrize("width", [1400, 760])
+def test_tables_are_whole_or_show_that_they_go_on(site: Any, width: int) -> None:
+    """How the numbers came about is read without scrolling; where numbers go on, the edge has a shadow."""
+    page = site.open("/information?run=sampled")
+    page.set_viewport_size({"width": width, "height": 900})
+    origins, numbers = (page.locator(f".tables .scroll:has(.{kind})") for kind in ("origins", "still"))
+    expect(origins).to_contain_text("Alain and Bengio 2016")
+    assert origins.evaluate("box => [box.scrollWidth - box.clientWidth, box.scrollHeight - box.clientHeight]") == [0, 0]
+    assert "gradient" in numbers.evaluate("box => getComputedStyle(box).backgroundImage")
+    page.set_viewport_size({"width": 1400, "height": 900})
