@@ -18,6 +18,7 @@ from gradscope.dashboards.state import FlowState, RunsState
 from gradscope.dashboards.table import columns, counted, rows
 
 PATH = RunsState.PATH
+GONE: dict[str, str] = {"display": "none"}
 
 
 def layout() -> dmc.Stack:
@@ -40,7 +41,9 @@ def layout() -> dmc.Stack:
     bar = dmc.Group(
         [
             dmc.Text("", id="runs-count", size="sm", c="dimmed"),
-            dcc.Link("Compare selected", id="runs-compare", href=FlowState.PATH, className="button"),
+            # A link cannot be disabled: with nothing to compare a hint stands in its place.
+            dcc.Link("Compare selected", id="runs-compare", href=FlowState.PATH, className="button", style=GONE),
+            dmc.Text("Tick runs to compare them", id="runs-none", size="sm", c="dimmed"),
         ],
         justify="space-between",
         mb=8,
@@ -95,6 +98,8 @@ def register(app: Dash, source: Source) -> None:
             "empty": Output("runs-empty", "children"),
             "hidden": Output("runs-body", "hidden"),
             "compare": Output("runs-compare", "href"),
+            "link": Output("runs-compare", "style"),
+            "hint": Output("runs-none", "style"),
             "shown": Output("runs-shown", "data"),
         },
         **asked("runs", theme=False),
@@ -118,7 +123,8 @@ def register(app: Dash, source: Source) -> None:
             "fields": page.pop("fields"),
             "compare": state.compare,
         }
-        return page | {"compare": compare_href(state.compare), "shown": remembered}
+        link, hint = ({}, GONE) if state.compare else (GONE, {})
+        return page | {"compare": compare_href(state.compare), "link": link, "hint": hint, "shown": remembered}
 
     in_browser: Any = app.clientside_callback
     in_browser(

@@ -61,6 +61,15 @@ def test_sorting_is_in_the_url_and_survives_a_reload(site: Any) -> None:
     assert top[0] != "−∞"
 
 
+def test_nothing_is_compared_before_something_is_ticked(site: Any) -> None:
+    page = site.open("/")
+    expect(page.locator("#runs-none")).to_have_text("Tick runs to compare them")
+    expect(page.locator("#runs-compare")).to_be_hidden()
+    site.open("/?compare=plain")
+    expect(page.locator("#runs-compare")).to_be_visible()
+    expect(page.locator("#runs-none")).to_be_hidden()
+
+
 def test_selected_runs_are_compared(site: Any) -> None:
     page = site.open("/")
     for name in ("plain", "spoiled"):
