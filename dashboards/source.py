@@ -75,11 +75,13 @@ class Source:
         return self.runs[name]
 
     def _unknown(self, name: str) -> UnknownNameError:
-        if len(self.runs) <= MOST_NAMED:
-            return unknown_name("run", name, self.runs)
-        near = get_close_matches(name, self.runs, n=1)
+        # Of those that cannot be read there is a reason to show: they are choices, and the table counts them.
+        listed = [*self.runs, *self.broken]
+        if len(listed) <= MOST_NAMED:
+            return unknown_name("run", name, listed)
+        near = get_close_matches(name, listed, n=1)
         hint = f" (did you mean {near[0]!r}?)" if near else ""
-        return UnknownNameError(f"no run {name!r} among the {len(self.runs)} runs in {self.where}{hint}")
+        return UnknownNameError(f"no run {name!r} among the {len(listed)} runs in {self.where}{hint}")
 
     def version(self, names: Iterable[str] | None = None) -> str:
         """Return a word that changes whenever one of the runs does; without names, also when runs come or go."""

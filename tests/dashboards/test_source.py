@@ -6,6 +6,7 @@ import pytest
 import synthetic_runs
 
 from gradscope.dashboards.source import Source
+from gradscope.dashboards.table import counted, rows
 from gradscope.errors import RunFormatError, UnknownNameError
 
 
@@ -83,3 +84,14 @@ def test_a_run_that_turns_corrupt_or_goes_away(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "one")
     source.poll()
     assert source.runs == {}
+
+
+def test_an_unknown_run_is_counted_against_all_that_the_table_counts(tmp_path: Path) -> None:
+    for place in range(13):
+        synthetic_runs.write(tmp_path / f"run-{place}", depth=2, steps=range(1))
+    (tmp_path / "run-3" / "run.json").write_text("{")
+    source = Source(str(tmp_path))
+    table = rows(source)
+    assert counted(table, str(tmp_path)).startswith("13 runs in")
+    with pytest.raises(UnknownNameError, match=f"no run 'nope' among the {len(table)} runs in "):
+        source.run("nope")
