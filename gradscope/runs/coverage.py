@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Self
+
 import pandas as pd
+
+from gradscope.errors import RunFormatError
 
 TIERS = {
     "parameters": "weights, their gradients and updates",
@@ -11,6 +16,7 @@ TIERS = {
 }
 _ASIDE = ("filtered", "scripted")
 _NO_LAYER = "unwatched"
+_LACKS = "unreadable"
 
 
 class CoverageTable(pd.DataFrame):
@@ -20,12 +26,29 @@ class CoverageTable(pd.DataFrame):
     def _constructor(self) -> type[pd.DataFrame]:
         return pd.DataFrame  # what is made of it is an ordinary table
 
+    def lacking(self, broken: Sequence[str]) -> Self:
+        """Note what is wrong with each file that these rows are not of."""
+        if broken:
+            self.attrs[_LACKS] = list(broken)
+        return self
+
     def __repr__(self) -> str:
-        return coverage_text(pd.DataFrame(self))
+        told = [f"{reason}; what it says of the layers is missing here" for reason in self.attrs.get(_LACKS, ())]
+        return "\n\n".join([*told, coverage_text(pd.DataFrame(self))])
 
 
 def latest_coverage(coverage: pd.DataFrame) -> pd.DataFrame:
-    """Keep what the last look at every layer showed, on every rank; a table without steps is left as it is."""
+    """Keep what the last look at every layer showed, on every rank; a table without steps is left as it is.
+
+    Raises:
+        RunFormatError: A file of the table could not be read: which look was the last is not known.
+    """
+    if coverage.attrs.get(_LACKS):
+        raise RunFormatError("; ".join(coverage.attrs[_LACKS]))
+    return _latest(coverage)
+
+
+def _latest(coverage: pd.DataFrame) -> pd.DataFrame:
     if "step" not in coverage:
         return coverage
     return coverage.sort_values("step", kind="stable").drop_duplicates(["rank", "layer"], keep="last")
@@ -54,7 +77,7 @@ def coverage_text(coverage: pd.DataFrame) -> str:
     """Return tiers and layers as text."""
     if coverage.empty:
         return "no layers"
-    latest = latest_coverage(coverage)
+    latest = _latest(coverage)
     counts = tier_counts(latest)
     counted = "modules" if (latest["code"] == _NO_LAYER).any() else "layers"
     head: list[tuple[str, ...]] = [("tier", counted, "what it is")]

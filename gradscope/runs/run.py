@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from gradscope.runs.columns import Column
 from gradscope.runs.coverage import CoverageTable
 from gradscope.runs.description import Description, parse_description, read_bytes, read_raw
 from gradscope.runs.format import DESCRIPTION, TABLES, schema_of
+from gradscope.runs.given import warn_always
 from gradscope.runs.graph import trunk
 from gradscope.runs.layer_rows import LayerRows
 from gradscope.runs.ranks import RankLayers
@@ -48,6 +49,7 @@ class Run:
         self._rows = LayerRows(self._tables["layers"], self._ranks)
         self._sharded = ShardRows(self._tables["shards"], self._ranks)
         self._seen = _gist(self._description)
+        self._told: set[str] = set()
 
     def __repr__(self) -> str:
         return f"<Run {self.name!r}: {self.status}, {len(self.specs)} layers, {len(self.metrics)} metrics>"
@@ -240,9 +242,15 @@ class Run:
 
         A DataFrame: step, rank, layer, code, expected, fired, text, and the tiers `parameters` (weights, their
         gradients and updates), `boundaries` (activations and error signals) and `units` (of activation functions),
-        each yes, no or part; null in runs of earlier versions.
+        each yes, no or part; null in runs of earlier versions. A file of it that cannot be read is left out, with a
+        warning: no other view needs it.
         """
-        return CoverageTable(self._small("coverage"))
+        columns, broken = self._tables["coverage"].readable(schema_of("coverage").names)
+        for reason in broken:
+            if reason not in self._told:
+                self._told.add(reason)
+                warn_always(f"{reason}; what it says of the layers is left out")
+        return CoverageTable(_by_step(columns)).lacking(broken)
 
     @property
     def histograms(self) -> pd.DataFrame:
@@ -318,9 +326,7 @@ class Run:
             raise unknown_name("rank", rank, self.ranks)
 
     def _small(self, table: str) -> pd.DataFrame:
-        columns = self._tables[table].columns(schema_of(table).names)
-        frame = pd.DataFrame({name: one.to_pandas() for name, one in columns.items()})
-        return frame.sort_values("step", kind="stable", ignore_index=True)
+        return _by_step(self._tables[table].columns(schema_of(table).names))
 
     def _placed(self, frame: pd.DataFrame) -> pd.DataFrame:
         """Replace the id of a layer call by its depth and layer."""
@@ -331,6 +337,11 @@ class Run:
         frame.insert(2, "depth", [one.depth for one in found if one is not None])
         frame.insert(3, "layer", [one.layer for one in found if one is not None])
         return frame
+
+
+def _by_step(columns: Mapping[str, pa.ChunkedArray]) -> pd.DataFrame:
+    frame = pd.DataFrame({name: one.to_pandas() for name, one in columns.items()})
+    return frame.sort_values("step", kind="stable", ignore_index=True)
 
 
 def _parents(layer: LayerSpec, depths: dict[int, int]) -> Sequence[int]:

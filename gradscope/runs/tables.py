@@ -49,6 +49,10 @@ class TableReader:
         """
         return self._insisting(lambda: self._columns(names))
 
+    def readable(self, names: Sequence[str]) -> tuple[dict[str, pa.ChunkedArray], list[str]]:
+        """Return columns of equal length over the parts that can be read, and what is wrong with each of the others."""
+        return self._insisting(lambda: self._readable(names))
+
     def spans(self) -> list[Span]:
         """Return the row groups of the last listing; footers are read once.
 
@@ -80,6 +84,17 @@ class TableReader:
         joined = {name: self._joined(name, self._parts) for name in names}
         self._forget(names)
         return joined
+
+    def _readable(self, names: Sequence[str]) -> tuple[dict[str, pa.ChunkedArray], list[str]]:
+        whole: list[Part] = []
+        broken: list[str] = []
+        for part in self._parts:
+            try:
+                self._ensure(part, names)
+                whole.append(part)
+            except RunFormatError as error:
+                broken.append(str(error))
+        return {name: self._joined(name, whole) for name in names}, broken
 
     def _forget(self, names: Sequence[str]) -> None:
         """Let go of the columns read longest ago, where there are too many bytes of them."""

@@ -8,9 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
+import gradscope as gs
 from gradscope.errors import InvalidTypeError, InvalidValueError, RunExistsError, RunFormatError
 from gradscope.runs import Run, Writer, load
+from gradscope.runs.coverage import latest_coverage
 from gradscope.spec import LayerSpec
 
 
@@ -182,6 +186,77 @@ def test_an_empty_part(folder: Path) -> None:
     with pytest.raises(RunFormatError) as error:
         run.frame("a")
     assert str(error.value) == (f"{folder}/layers/{part.name} is not a readable part: Parquet file size is 0 bytes")
+
+
+@pytest.fixture
+def looks(tmp_path: Path, metrics: Any, chain: Callable[..., list[LayerSpec]], fill: Callable[..., None]) -> Path:
+    """A run whose account of the layers is in two parts, of steps 0 and 1."""
+    writer = Writer(str(tmp_path / "run"), metrics=metrics)
+    writer.describe(chain(3))
+    for step, code in enumerate(["missed", "recorded"]):
+        fill(writer, [step])
+        row = {"step": step, "layer": "net.0", "code": code, "text": code, "expected": 1, "fired": step}
+        writer.append("coverage", [row | dict.fromkeys(("parameters", "boundaries", "units"), "yes")])
+        writer.flush()
+    writer.close()
+    return tmp_path / "run"
+
+
+def truncated(folder: Path, number: int) -> str:
+    """Cut a part of the coverage short; return how messages begin that name it."""
+    part = sorted((folder / "coverage").iterdir())[number]
+    part.write_bytes(part.read_bytes()[:-20])
+    return f"{folder}/coverage/{part.name} is not a readable part: "
+
+
+@pytest.mark.parametrize(("number", "left"), [(0, "recorded"), (1, "missed")])
+def test_a_truncated_part_of_the_coverage_costs_its_rows_alone(looks: Path, number: int, left: str) -> None:
+    reason = truncated(looks, number)
+    run = Run(looks)
+    with pytest.warns(UserWarning, match="; what it says of the layers is left out$") as caught:
+        found = run.coverage
+    assert [str(one.message).startswith(reason) for one in caught] == [True]
+    assert found["code"].tolist() == [left]
+    assert str(found).startswith(reason)
+    assert left in str(found).splitlines()[-1]
+    assert run.frame("a").shape == (2, 3)
+
+
+def test_what_is_missing_of_the_coverage_is_warned_of_once(looks: Path, recwarn: pytest.WarningsRecorder) -> None:
+    truncated(looks, 0)
+    run = Run(looks)
+    assert [run.coverage["code"].tolist() for _ in range(3)] == [["recorded"]] * 3
+    assert len(recwarn) == 1
+
+
+def test_a_coverage_with_rows_missing_has_no_last_look(looks: Path) -> None:
+    whole = latest_coverage(Run(looks).coverage)
+    assert whole["code"].tolist() == ["recorded"]
+    reason = truncated(looks, 1)
+    with pytest.warns(UserWarning, match="is not a readable part"):
+        found = Run(looks).coverage
+    with pytest.raises(RunFormatError) as error:
+        latest_coverage(found)
+    assert str(error.value).startswith(reason)
+
+
+def test_a_diagnosis_does_without_a_coverage_that_cannot_be_read(tmp_path: Path) -> None:
+    """All that was measured can be read: the same is found as before, but for what only the coverage knew."""
+    model = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 2))
+    with gs.watch(model, out=tmp_path / "run", every=1) as probe:
+        for _ in range(3):
+            model(torch.randn(8, 4)).square().sum().backward()
+            probe.step()
+    before = gs.diagnose(Run(tmp_path / "run"))
+    reason = truncated(tmp_path / "run", 0)
+    with pytest.warns(UserWarning, match="; what it says of the layers is left out$") as caught:
+        after = gs.diagnose(Run(tmp_path / "run"))
+    assert str(after) == str(before)
+    assert "no-gradient" in after.healthy
+    assert [str(one.message).startswith(reason) for one in caught] == [True]
+    empty = Run(tmp_path / "run")
+    with pytest.warns(UserWarning, match="is not a readable part"):
+        assert str(empty.coverage).splitlines()[-1] == "no layers"
 
 
 def test_a_part_without_the_column(folder: Path) -> None:
