@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from typing import Any, TypeVar
 
+from gradscope.dashboards.listed import Listed
 from gradscope.dashboards.order import natural
 from gradscope.errors import GradscopeError, RunFormatError, UnknownNameError, unknown_name
 from gradscope.runs import Run, Runs
@@ -45,7 +46,10 @@ class Source:
             self.runs = {given.name: given}
         elif isinstance(given, Runs):
             self.runs = {name: given[name] for name in sorted(given.names, key=natural)}
-            self.broken = {name: str(error) for name, error in given.broken.items()}
+            for name, run in given.items():
+                if run.name != name:
+                    self._try(name, run.path)
+            self.broken |= {name: str(error) for name, error in given.broken.items()}
             self._folder = given.path
         else:
             self._open(os.fspath(given))
@@ -126,7 +130,7 @@ class Source:
 
     def _try(self, name: str, path: str) -> None:
         try:
-            self.runs[name] = Run(path)
+            self.runs[name] = Listed(path, name)
         except (GradscopeError, OSError) as error:
             self._break(name, str(error))
             return

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
+from gradscope.dashboards.listed import given_to
 from gradscope.dashboards.order import fixed, natural
 from gradscope.dashboards.source import Source
 from gradscope.dashboards.state import FlowState, RunsState
@@ -34,7 +35,8 @@ def row(name: str, run: Run) -> dict[str, Any]:
 
 def given_name(name: str, run: Run) -> str:
     """Return the name that was given to a run where its folder is called otherwise."""
-    return "" if run.name in (name, name.rsplit("/", 1)[-1]) else run.name
+    given = given_to(run)
+    return "" if given in (name, name.rsplit("/", 1)[-1]) else given
 
 
 def cause(error: str) -> str:

@@ -1,4 +1,5 @@
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -391,3 +392,14 @@ def test_a_coverage_that_cannot_be_read_leaves_the_figures(tmp_path: Path) -> No
     page = flow.answer(Source(str(tmp_path)), FlowState(), "light")
     assert "This cannot be read: " in words(page["gaps"])
     assert page["profile"].data
+
+
+@pytest.mark.parametrize("opened", [str, synthetic_runs.open_runs])
+def test_a_run_has_one_name_on_a_page(tmp_path: Path, opened: Callable[[Path], Any]) -> None:
+    """That of its folder, in every figure: two folders may hold runs of one name."""
+    for folder in ("one", "two"):
+        synthetic_runs.write(tmp_path / folder / "net")
+    page = flow.answer(Source(opened(tmp_path)), FlowState("two/net"), "light")
+    subtitles = {name: page[name].layout.title.subtitle.text for name in ("ledger", "waterfall", "heatmap", "timeline")}
+    assert all(text.startswith("two/net, ") for text in subtitles.values())
+    assert "two/net" in words(page["head"])
