@@ -250,3 +250,50 @@ def test_why_theory_does_not_begin_at_the_input() -> None:
     model = nn.Sequential(nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 8))
     text = "something comes between the input and the first layer: start from a layer's output, between=('1', None)"
     assert gs.jacobian(model, torch.randn(4, 8)).theory.status == text
+
+
+def widening(convolutions: bool, activation: type[nn.Module], width: int, seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    parts: list[nn.Module] = []
+    for one, other in ((1 if convolutions else 16, width), (width, 2 * width), (2 * width, 3 * width)):
+        parts += [nn.Conv2d(one, other, 3, padding=1) if convolutions else nn.Linear(one, other), activation()]
+    return nn.Sequential(*parts[:-1])
+
+
+@pytest.mark.parametrize("width", [4, 12])
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh])
+@pytest.mark.parametrize("convolutions", [True, False])
+def test_the_band_of_theory_covers_single_networks(convolutions: bool, activation: type[nn.Module], width: int) -> None:
+    inside, wide = 0, []
+    for seed in range(8):
+        model = widening(convolutions, activation, width, seed)
+        x = torch.randn((4, 1, 5, 5) if convolutions else (8, 16))
+        found = gs.jacobian(model, x, between=("0", "4"), samples=4)
+        inside += found.theory.m1_low <= found.m1 <= found.theory.m1_high
+        wide.append(math.log(found.theory.m1_high / found.theory.m1_low))
+    assert inside >= 7
+    # Bands come closer with width.
+    assert max(wide) < 6.5 / math.sqrt(width)
+
+
+def test_the_band_is_printed_and_left_out_where_it_is_not_known() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+    found = gs.jacobian(model, torch.randn(8, 8))
+    theory = found.theory
+    assert f"{theory.m1:.4g} ({theory.m1_low:.4g} to {theory.m1_high:.4g})\n" in str(found)
+    model.insert(1, nn.BatchNorm1d(16))
+    theory = gs.jacobian(model, torch.randn(8, 8), between=("0", None)).theory
+    assert not math.isnan(theory.m1)
+    assert math.isnan(theory.m1_low)
+
+
+def test_what_theory_assumes_of_a_convolution_is_said() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1, padding_mode="reflect")
+    )
+    theory = gs.jacobian(model, torch.randn(4, 1, 5, 5), between=("0", None)).theory
+    text = "approximate: layer '2': padding_mode='reflect' is taken as circular"
+    assert theory.status == f"m2 is known for chains of linear layers and activations only; {text}"
+    assert math.isnan(theory.m1_low)

@@ -94,7 +94,7 @@ def jacobian(
             twin = copy_model(model, "jacobian", train)
             start, end = _run(twin, copy_input(x), between)
         found = _measure(twin, Products(start, end, samples), between, probes, exact, seed)
-        return replace(found, theory=theory_of(model, x, between, twin.training))
+        return replace(found, theory=theory_of(model, x, between, twin.training, found.samples))
 
 
 def _measure(

@@ -14,16 +14,21 @@ class JacobianTheory:
     """What theory predicts of a Jacobian; NaN where it does not.
 
     Attributes:
-        m1: First moment, from the layer-wise recursion.
+        m1: First moment, from the layer-wise recursion: the mean over networks of these widths.
         ratio: m2 / m1^2, for chains of linear layers (Pennington et al. 2017).
         s_max: Largest singular value, for linear Gaussian networks of one width.
-        status: Why a number is missing; empty where none is.
+        status: Why a number is missing, or, after ``approximate:``, what was assumed; empty where neither is.
+        m1_low: Lower end of a band in which single networks lie at least 95 times of 100, to first order in 1 / width;
+            for chains of linear and convolutional layers without normalization, dropout and pooling.
+        m1_high: Its upper end.
     """
 
     m1: float = math.nan
     ratio: float = math.nan
     s_max: float = math.nan
     status: str = ""
+    m1_low: float = math.nan
+    m1_high: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -91,15 +96,19 @@ class Jacobian:
 
     def _rows(self) -> list[tuple[str, str, str]]:
         found = [
-            (f"m1 = tr(J J^T) / {self.rows}", self.m1, self.m1_error, self.theory.m1),
-            ("m2 / m1^2", self.ratio, self.ratio_error, self.theory.ratio),
-            ("largest singular value", self.s_max, self.s_max_error, self.theory.s_max),
-            ("smallest singular value", self.s_min, 0.0, math.nan),
+            (f"m1 = tr(J J^T) / {self.rows}", self.m1, self.m1_error, self.theory.m1, self._band()),
+            ("m2 / m1^2", self.ratio, self.ratio_error, self.theory.ratio, ""),
+            ("largest singular value", self.s_max, self.s_max_error, self.theory.s_max, ""),
+            ("smallest singular value", self.s_min, 0.0, math.nan, ""),
         ]
         return [
-            (what, _with_error(value, error), "" if math.isnan(theory) else f"{theory:.4g}")
-            for what, value, error, theory in found
+            (what, _with_error(value, error), "" if math.isnan(theory) else f"{theory:.4g}{band}")
+            for what, value, error, theory, band in found
         ]
+
+    def _band(self) -> str:
+        known = self.theory.m1_low < self.theory.m1_high
+        return f" ({self.theory.m1_low:.4g} to {self.theory.m1_high:.4g})" if known else ""
 
 
 def _with_error(value: float, error: float) -> str:
