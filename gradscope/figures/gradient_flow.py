@@ -16,7 +16,7 @@ from gradscope.figures import marks as mk
 from gradscope.figures.decimate import line_points, spread
 from gradscope.figures.overlay import add_prediction
 from gradscope.figures.prediction import Prediction, predicted
-from gradscope.figures.values import RunsLike, at_least_one, is_empty, metric_of, names_by_depth, nearest_step
+from gradscope.figures.values import RunsLike, at_least_one, is_empty, metric_of, names_by_depth, nearest_step, one_run
 from gradscope.figures.window import ALL, Range, Window, seen
 from gradscope.spec import MetricSpec
 
@@ -43,6 +43,7 @@ def gradient_flow_frame(run: Run, step: int | None = None, metric: str = SIGNAL)
         Columns depth, layer, value, mark: the code of the mark, 0 for a value that has a place on the axis,
         -1 (and the value NaN) where the layer recorded nothing at that step, which breaks the line.
     """
+    one_run(run)
     spec = metric_of(run, metric)
     profile = run.profile(metric, step)
     names = names_by_depth(run)
@@ -77,6 +78,7 @@ def decay_frame(run: Run, step: int | None = None) -> pd.DataFrame:
     The decay is the mean increment of the logarithm, so the line runs from the first value to the last;
     empty where the rate is zero or not a number.
     """
+    one_run(run)
     rate = run.decay(step).rate
     profile = run.profile(SIGNAL, step)
     hidden = [(place, depth) for place, depth in enumerate(run.trunk[:-1]) if depth in profile.index]

@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 from gradscope.errors import InvalidValueError, UnknownNameError
 from gradscope.figures import axes, style, wording
 from gradscope.figures.decimate import spread
-from gradscope.figures.values import metric_of, names_by_depth, nearest_step, no_path
+from gradscope.figures.values import metric_of, names_by_depth, nearest_step, one_run
 from gradscope.information.positions import pooled_depths
 from gradscope.spec import MetricSpec
 
@@ -79,7 +79,7 @@ def information_by_depth(
     """
     heading = "Information over depth"
     if not isinstance(source, pd.DataFrame):
-        no_path(source)
+        one_run(source)
         if not any(one in source.metrics for one in metrics):
             return style.message(heading, MISSING, theme)
         if not source.steps(metrics[0]):
@@ -140,7 +140,7 @@ def information_plane(run: Run, x: str = INPUT, y: str = LABEL, *, theme: str = 
         UnknownNameError: The run did not record one of the metrics, though others of information.
     """
     heading = "Information plane"
-    no_path(run)
+    one_run(run)
     if x not in run.metrics and y not in run.metrics:
         return style.message(heading, MISSING, theme)
     frame = information_plane_frame(run, x, y)
@@ -169,7 +169,7 @@ def information_plane(run: Run, x: str = INPUT, y: str = LABEL, *, theme: str = 
 
 
 def _of_run(run: Run, step: int | None, metrics: Sequence[str]) -> pd.DataFrame:
-    no_path(run)
+    one_run(run)
     names = names_by_depth(run)
     parts = []
     for metric in metrics:

@@ -13,7 +13,7 @@ from gradscope.figures import axes, style, wording
 from gradscope.figures import marks as mk
 from gradscope.figures.decimate import spread
 from gradscope.figures.gradient_flow import SIGNAL
-from gradscope.figures.values import is_empty, names_by_depth, nearest_step, no_path
+from gradscope.figures.values import is_empty, names_by_depth, nearest_step, one_run
 from gradscope.figures.window import ALL, Range, Window, seen
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ def ledger_frame(run: Run, step: int | None = None) -> pd.DataFrame:
         pool_gain without the join_gain that is part of it, join_gain; log10; NaN where it was not split) and
         cumulative.
     """
+    one_run(run)
     ledger = run.ledger(step)
     names = names_by_depth(run)
     depths = ledger.index.to_numpy(int)
@@ -108,7 +109,7 @@ def ledger(run: Run, step: int | None = None, *, theme: str = "light", window: W
         theme: ``light`` or ``dark``.
         window: The part that is seen, drawn in as much detail as fits.
     """
-    no_path(run)
+    one_run(run)
     part = window or ALL
     if SIGNAL in run.metrics and is_empty(run, SIGNAL):
         text = f"run {run.name!r} has no recorded step of metric {SIGNAL!r} yet"

@@ -12,7 +12,7 @@ from gradscope.errors import unknown_name
 from gradscope.figures import axes, style, wording
 from gradscope.figures import marks as mk
 from gradscope.figures.decimate import broken, line_points, point_style
-from gradscope.figures.values import RunsLike, at_least_one
+from gradscope.figures.values import RunsLike, at_least_one, one_run
 from gradscope.figures.window import ALL, Range, Window, seen
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ def loss_frame(run: Run, scalar: str = "loss", points: int = POINTS, between: Ra
     point.
     UnknownNameError names the logged scalars.
     """
+    one_run(run)
     scalars = run.scalars
     rows = scalars[scalars["name"] == scalar].sort_values("step")
     if rows.empty:

@@ -21,7 +21,7 @@ from gradscope.figures.phases import (
     main_activation,
     spaced,
 )
-from gradscope.figures.values import no_path
+from gradscope.figures.values import one_run
 from gradscope.figures.window import Range
 
 if TYPE_CHECKING:
@@ -74,7 +74,8 @@ def phase_diagram(
         UnknownNameError: No such activation, or the run did not record ``weight_rms``.
         InvalidValueError: The step is not recorded, or a range is empty or negative.
     """
-    no_path(run)
+    if run is not None:
+        one_run(run)
     points = layer_points_frame(run, step, layer_bias_var) if run is not None else pd.DataFrame()
     chosen = activation or (main_activation(points) if len(points) else "tanh")
     if chosen == "?":

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gradscope.figures.values import names_by_depth
+from gradscope.figures.values import names_by_depth, one_run
 from gradscope.figures.window import Range
 from gradscope.theory import phase_diagram
 
@@ -89,6 +89,7 @@ def layer_points_frame(run: Run, step: int | None = None, bias_var: float | None
         UnknownNameError: The run did not record ``weight_rms``.
         InvalidValueError: The step is not recorded.
     """
+    one_run(run)
     roots, biases = run.profile("weight_rms", step), bias_variances(run, step, bias_var)
     names, hidden = names_by_depth(run), set(run.trunk[:-1] or run.trunk)
     rows = [

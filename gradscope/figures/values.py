@@ -21,7 +21,7 @@ RunsLike: TypeAlias = "Run | Runs | Mapping[str, Run] | Iterable[Run]"
 
 def metric_of(run: Run, metric: str) -> MetricSpec:
     """Return the description of a recorded metric; UnknownNameError names the choices."""
-    no_path(run)
+    one_run(run)
     if metric not in run.metrics:
         raise unknown_name("metric", metric, run.metrics)
     return run.metrics[metric]
@@ -31,6 +31,16 @@ def no_path(run: object) -> None:
     """Raise InvalidTypeError for the path of a run in place of the run."""
     if isinstance(run, str | os.PathLike):
         raise InvalidTypeError(f"run is a gradscope Run, not {type(run).__name__}; load it with gs.load(path)")
+
+
+def one_run(run: object) -> None:
+    """Raise InvalidTypeError for what is no run, such as a path, several runs, or a number."""
+    no_path(run)
+    if hasattr(run, "specs") and hasattr(run, "metrics"):
+        return
+    several = isinstance(run, Mapping | list | tuple) or hasattr(run, "items")
+    hint = "; choose one of them, such as runs[name]" if several else ""
+    raise InvalidTypeError(f"run is a gradscope Run, not {'None' if run is None else type(run).__name__}{hint}")
 
 
 def names_by_depth(run: Run) -> dict[int, str]:
@@ -64,8 +74,13 @@ def named(runs: RunsLike) -> list[tuple[str, Run]]:
     """Return runs with names that tell them apart: a collection's, else their own, numbered if need be."""
     no_path(runs)
     if hasattr(runs, "items"):
-        return list(runs.items())
+        pairs = list(runs.items())
+        for _, run in pairs:
+            one_run(run)
+        return pairs
     listed: list[Run] = list(runs) if isinstance(runs, Iterable) else [runs]
+    for run in listed:
+        one_run(run)
     seen: Counter[str] = Counter()
     pairs = []
     for run in listed:

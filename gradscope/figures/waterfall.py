@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from gradscope.figures import axes, style, wording
 from gradscope.figures import marks as mk
 from gradscope.figures.gradient_flow import SIGNAL
-from gradscope.figures.values import is_empty, names_by_depth, nearest_step, no_path
+from gradscope.figures.values import is_empty, names_by_depth, nearest_step, one_run
 from gradscope.figures.window import ALL, Range, Window, seen
 from gradscope.runs.factors import KINDS, Totals, decades, totals
 
@@ -47,6 +47,7 @@ def waterfall_frame(run: Run, step: int | None = None) -> pd.DataFrame:
         either end; `start` plus the decades is `end`), and `mark`: code of the mark where a factor or a norm is
         exactly zero, infinite or undefined.
     """
+    one_run(run)
     book = run.ledger(step)
     found = decades(book)
     names = names_by_depth(run)
@@ -105,7 +106,7 @@ def waterfall(run: Run, step: int | None = None, *, theme: str = "light", window
         UnknownNameError: The run did not record the metrics that the ledger is built from.
         InvalidValueError: The step is not recorded.
     """
-    no_path(run)
+    one_run(run)
     part = window or ALL
     if SIGNAL in run.metrics and is_empty(run, SIGNAL):
         return style.message(TITLE, f"run {run.name!r} has no recorded step of metric {SIGNAL!r} yet", theme)

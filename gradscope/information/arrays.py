@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,17 @@ def samples(name: str, given: ArrayLike, least: int = 2) -> Array:
         bad = int((~np.isfinite(found)).sum())
         raise InvalidValueError(f"{name} holds NaN or infinity in {bad} of {found.size} entries")
     return found
+
+
+def by_name(given: object) -> Mapping[str, ArrayLike]:
+    """Return layers as they were given, where that is by name.
+
+    Raises:
+        InvalidTypeError: It is no mapping of names to arrays.
+    """
+    if not isinstance(given, Mapping):
+        raise InvalidTypeError(f"layers are arrays by name, such as {{'fc1': activations}}, not {type(given).__name__}")
+    return given
 
 
 def pair(x: ArrayLike, y: ArrayLike, names: tuple[str, str] = ("x", "y"), least: int = 2) -> tuple[Array, Array]:

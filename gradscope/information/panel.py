@@ -14,6 +14,7 @@ from gradscope.errors import InvalidValueError, unknown_name
 from gradscope.information.arrays import (
     ROUNDING,
     Array,
+    by_name,
     centred,
     flat,
     labels,
@@ -205,13 +206,13 @@ def panel(
         warning. The value is NaN, and the warning says why, where the sample does not allow an estimate.
 
     Raises:
-        InvalidTypeError: An array holds no numbers.
+        InvalidTypeError: An array holds no numbers, or layers are not given by name.
         InvalidValueError: An array is empty or not finite, or has another number of samples than the inputs.
         UnknownNameError: No such metric.
     """
     chosen = _chosen(metrics)
     sample = _sample(x, y, whole("rows", rows, 4), positive("noise_var", noise_var), seed)
-    named = {name: samples(f"layer {name!r}", one) for name, one in layers.items()}
+    named = {name: samples(f"layer {name!r}", one) for name, one in by_name(layers).items()}
     for name, values in named.items():
         if len(values) != len(sample.x):
             raise InvalidValueError(f"layer {name!r} has {len(values)} samples and x has {len(sample.x)}")

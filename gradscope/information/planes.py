@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.spatial.distance import pdist, squareform
 
 from gradscope.errors import InvalidValueError
-from gradscope.information.arrays import Array, labels, positive, samples, whole
+from gradscope.information.arrays import Array, by_name, labels, positive, samples, whole
 from gradscope.information.binning import binning
 from gradscope.information.estimate import NATS_PER_BIT, Estimate, joined
 from gradscope.information.kde import kde_from_distances
@@ -55,7 +55,7 @@ def planes(
         n, unit and warning.
 
     Raises:
-        InvalidTypeError: An array holds no numbers.
+        InvalidTypeError: An array holds no numbers, or layers are not given by name.
         InvalidValueError: An array is empty or not finite, its length is not that of the labels, or a setting is none.
 
     Source: Shwartz-Ziv and Tishby 2017; Saxe et al. 2018; Kolchinsky and Tracey 2017.
@@ -65,7 +65,7 @@ def planes(
     variance = None if noise_var is None else positive("noise_var", noise_var)
     most = whole("rows", rows, 4)
     found: list[dict[str, object]] = []
-    for depth, (name, given) in enumerate(layers.items(), start=1):
+    for depth, (name, given) in enumerate(by_name(layers).items(), start=1):
         values = samples(f"layer {name!r}", given, 4)
         classes = labels("y", y, len(values))
         points = _binned(values, classes, bins, bounds)

@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from gradscope.errors import InvalidValueError
-from gradscope.information.arrays import Array, flat, precision, samples, whole
+from gradscope.information.arrays import Array, by_name, flat, precision, samples, whole
 from gradscope.information.estimate import interval
 from gradscope.information.panel import ROWS, gram_of
 
@@ -35,7 +35,7 @@ def similarity(layers: Mapping[str, ArrayLike], *, rows: int = ROWS, seed: int =
         sample; a warning where it differs by no more than rounding.
 
     Raises:
-        InvalidTypeError: An array holds no numbers.
+        InvalidTypeError: An array holds no numbers, or layers are not given by name.
         InvalidValueError: No layer is given, or an array is empty or not finite, has fewer than 4 samples, or another
             number of samples than the first.
 
@@ -47,7 +47,7 @@ def similarity(layers: Mapping[str, ArrayLike], *, rows: int = ROWS, seed: int =
     [1.0, 1.0, 1.0, 1.0]
     """
     most = whole("rows", rows, 4)
-    named = {name: samples(f"layer {name!r}", one, 4) for name, one in layers.items()}
+    named = {name: samples(f"layer {name!r}", one, 4) for name, one in by_name(layers).items()}
     count = _count(named)
     places = np.sort(np.random.default_rng(seed).permutation(count)[:most])
     chosen = {name: one[places] for name, one in named.items()}

@@ -208,3 +208,16 @@ def test_rounding_of_single_precision_is_no_rank() -> None:
 def test_more_dimensions_are_features() -> None:
     images = np.random.default_rng(0).standard_normal((40, 2, 3, 3))
     assert information.participation_ratio(images) == information.participation_ratio(images.reshape(40, -1))
+
+
+@pytest.mark.parametrize("given", [torch.zeros(50, 2), X, [X, X], None, 3])
+def test_layers_without_names_are_named_by_their_kind(given: Any) -> None:
+    message = f"layers are arrays by name, such as {{'fc1': activations}}, not {type(given).__name__}"
+    for call in (
+        lambda: information.panel(given, X),
+        lambda: information.planes(given, np.zeros(50)),
+        lambda: information.similarity(given),
+    ):
+        with pytest.raises(InvalidTypeError) as no:
+            call()
+        assert str(no.value) == message
