@@ -51,6 +51,9 @@ def depth_scale(run: Run) -> list[Finding] | NotApplicable:
         return NotApplicable("the size of the weights is not known, or zero")
     scale, chi = _scale(run, activation, norm, weight_var)
     if math.isnan(scale):
+        outputs = seen(run, "output_rms")
+        if isinstance(outputs, NotApplicable):
+            return NotApplicable(f"theory has no fixed point here, and {outputs.reason}")
         return NotApplicable(f"theory knows no depth scale of {activation} at weight variance {weight_var:.3g}")
     deepest = DEPTH_SCALES * scale
     if len(layers) <= deepest:

@@ -6,7 +6,7 @@ import logging
 import time
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -139,6 +139,7 @@ class Sink:
         start = time.perf_counter()
         try:
             found = self._informant.measure(self.table.specs)
+            self._note(step, self._informant.unmeasured)
         except Exception as error:
             self.fault(step, "all layers", "measuring the sample", error)
             found = {}
@@ -276,6 +277,13 @@ class Sink:
             self._remarked.add(key)
             self.writer.event(step, text, kind="probe")
             warn_always(text)
+
+    def _note(self, step: int, unmeasured: Mapping[str, str]) -> None:
+        """Keep in the run why layers lack metrics of the sample: an event, and no warning, for nothing went wrong."""
+        new = {name: text for name, text in unmeasured.items() if f"sample {name}" not in self._remarked}
+        if new:
+            self._remarked.update(f"sample {name}" for name in new)
+            self.writer.event(step, f"of the fixed sample: {'; '.join(new.values())}", kind="probe")
 
     def fault(self, step: int, layer: str, where: str, error: Exception) -> None:
         """Report an error of ours once, and count it; the training never sees it."""

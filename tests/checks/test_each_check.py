@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -182,6 +183,14 @@ def test_the_depth_scale(write: Write) -> None:
     odd = write(weights, activation="?", name="odd")
     assert diagnose(odd, "depth-scale").not_applicable["depth-scale"].reason == (
         "theory does not know ? with normalization 'none'"
+    )
+
+
+def test_no_depth_scale_is_blamed_on_theory_where_the_outputs_are_not_finite(write: Write) -> None:
+    """Of tanh below weight variance 1, theory's fixed point is 0 and the measured outputs decide."""
+    values = {"weight_rms": rows(*[(0.328 / 64) ** 0.5] * 6), "output_rms": rows(*[math.nan] * 6)}
+    assert diagnose(write(values), "depth-scale").not_applicable["depth-scale"].reason == (
+        "theory has no fixed point here, and the metric output_rms has no value at any step that the optimizer took"
     )
 
 

@@ -316,6 +316,14 @@ def test_a_layer_of_rounding_has_no_rank(tmp_path: Path) -> None:
     assert set(run.profile("effective_rank_low").index) == set(run.profile("effective_rank").index)
 
 
+def test_what_is_left_out_is_said_once_in_the_run_and_warns_nobody(tmp_path: Path) -> None:
+    train(collapsed(), 4, tmp_path / "run", sample=data(), information_every=1, metrics=["backward", "effective_rank"])
+    texts = loaded(tmp_path / "run").events["text"]
+    (told,) = texts[texts.str.contains("rounding")]
+    assert told.startswith("of the fixed sample: layer ")
+    assert told.endswith("layer 24: effective_rank left out where the layer is constant but for rounding")
+
+
 def test_what_was_left_out_has_a_reason() -> None:
     model = collapsed()
     layers = find_layers(model)
