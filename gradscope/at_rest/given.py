@@ -11,13 +11,14 @@ from gradscope.at_rest.readings.model import tensors
 from gradscope.errors import InvalidTypeError, InvalidValueError
 
 
-def check_batch(x: Any, y: Any = None, names: tuple[str, str] = ("x", "y")) -> None:
+def check_batch(x: Any, y: Any = None, names: tuple[str, str] = ("x", "y"), *, empty: bool = False) -> None:
     """Refuse arrays where tensors belong, and a batch without samples; models may take anything else.
 
     Args:
         x: Inputs.
         y: Targets; None for none.
         names: What the caller calls the two.
+        empty: A batch without samples will do.
 
     Raises:
         InvalidTypeError: x or y is a numpy array.
@@ -27,7 +28,7 @@ def check_batch(x: Any, y: Any = None, names: tuple[str, str] = ("x", "y")) -> N
         if isinstance(value, np.ndarray):
             raise InvalidTypeError(f"{name} is a tensor, not {type(value).__name__}: give torch.from_numpy({name})")
         found = list(tensors(value))
-        if found and all(one.numel() == 0 for one in found):
+        if found and not empty and all(one.numel() == 0 for one in found):
             raise InvalidValueError(f"{name} holds no sample: its shape is {tuple(found[0].shape)}")
 
 

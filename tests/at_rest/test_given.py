@@ -69,6 +69,9 @@ BATCHES: dict[str, tuple[Any, Any, type[GradscopeError], str]] = {
 @pytest.mark.parametrize("name", BATCHES)
 def test_what_is_wrong_with_a_batch_is_said(name: str, taker: str, loss_fn: Any) -> None:
     x, y, kind, message = BATCHES[name]
+    if (name, taker) == ("empty", "verify"):
+        assert gs.verify(model(), torch.optim.SGD, loss_fn, (x, y)).identical
+        return
     with pytest.raises(kind) as caught:
         TAKERS[taker](model(), x, y, loss_fn)
     assert str(caught.value) == message

@@ -78,7 +78,8 @@ def verify(
         raise InvalidTypeError(f"model is a torch.nn.Module, not {type(model).__name__}")
     if not isinstance(batch, tuple | list) or len(batch) != 2:
         raise InvalidTypeError(f"batch is a pair (x, y), not {_described(batch)}")
-    check_batch(*batch)
+    # A training may meet an empty batch.
+    check_batch(*batch, empty=True)
     if whole("steps", steps) < 1:
         raise InvalidValueError(f"steps is at least 1, not {steps}")
     whole("every", every)
