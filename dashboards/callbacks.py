@@ -23,7 +23,9 @@ class PageState(Protocol):
 Shown = TypeVar("Shown", bound=PageState)
 
 
-def asked(page: str, controls: Mapping[str, str] | None = None, *, theme: bool = True, **more: Input) -> dict[str, Any]:
+def asked(
+    page: str, controls: Mapping[str, str] | None = None, *, theme: bool = True, **more: Input | State
+) -> dict[str, Any]:
     """Return when a page is drawn: at a new address, when its clock strikes, in another theme.
 
     The clock stands still until the answer is there.
@@ -32,7 +34,7 @@ def asked(page: str, controls: Mapping[str, str] | None = None, *, theme: bool =
         page: Name of the page.
         controls: Property of each control that holds its value; what they show is given as `current`.
         theme: The page is drawn in a theme.
-        more: What else it is drawn anew for.
+        more: What else it is drawn anew for, or has to know.
     """
     inputs: dict[str, Any] = {
         "path": Input("url", "pathname"),

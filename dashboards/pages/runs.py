@@ -87,6 +87,10 @@ def sorted_by(state: RunsState, column_state: list[dict[str, Any]] | None) -> Ru
     return replace(state, sort=by[0]["colId"], descending=by[0]["sort"] == "desc")
 
 
+def _names(fields: list[str] | None) -> list[str]:
+    return [one.rsplit(" ", 1)[0] for one in fields or []]
+
+
 def register(app: Dash, source: Source) -> None:
     """Connect the page to its runs."""
 
@@ -102,9 +106,15 @@ def register(app: Dash, source: Source) -> None:
             "hint": Output("runs-none", "style"),
             "shown": Output("runs-shown", "data"),
         },
-        **asked("runs", theme=False),
+        **asked("runs", theme=False, order=State("runs-grid", "columnState")),
     )
-    def show(path: str | None, search: str | None, tick: int, shown: dict[str, Any] | None) -> dict[str, Any]:
+    def show(
+        path: str | None,
+        search: str | None,
+        tick: int,
+        shown: dict[str, Any] | None,
+        order: list[dict[str, Any]] | None,
+    ) -> dict[str, Any]:
         if path != PATH:
             raise PreventUpdate
         state, old = RunsState.parse(search), shown or {}
@@ -117,6 +127,9 @@ def register(app: Dash, source: Source) -> None:
         if old.get("version") == version:
             # The same rows again would make the grid forget a selection made in the meantime.
             page["rows"] = no_update
+        if order and _names(page["fields"]) == _names(old.get("fields")) and sorted_by(state, order) == state:
+            # Sorted so already: while the answer travels, somebody may be sorting otherwise.
+            page["columns"] = no_update
         remembered = {
             "version": version,
             "search": state.search(),
